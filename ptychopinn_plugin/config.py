@@ -1,0 +1,232 @@
+"""Every setting, declared once. The CLI flags, the host's settings and the GUI panel are made from these fields.
+
+A field's `Setting` carries its label, help, unit, range or choices; its default is the dataclass default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import Field, asdict, dataclass, field, fields
+from typing import Any, TypeVar
+
+from .errors import ConfigError, explain
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a user interface must know about a field besides its default."""
+
+    label: str
+    help: str
+    unit: str = ''
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    advanced: bool = False
+    flag: str | None = None  # command line flag when it is not the field's name
+
+
+def setting(default: Any, label: str, help: str, **more: Any) -> Any:
+    """Declare a settings field."""
+    return field(default=default, metadata={'setting': Setting(label, help, **more)})
+
+
+def declared(cls: type) -> Iterator[tuple[Field[Any], Setting]]:
+    """Yield every (field, setting) of a configuration class in order."""
+    for f in fields(cls):
+        yield f, f.metadata['setting']
+
+
+def check(config: Any) -> None:
+    """Refuse a configuration with a wrong type, a value out of range or an unknown choice."""
+    for f, s in declared(type(config)):
+        value, wanted = getattr(config, f.name), type(f.default)
+        if wanted is float and type(value) is int:
+            value = float(value)
+            object.__setattr__(config, f.name, value)
+        if type(value) is not wanted:
+            raise ConfigError(
+                explain(
+                    f'{f.name} has the wrong type',
+                    expected=wanted.__name__,
+                    received=f'{f.name}={value!r}',
+                )
+            )
+        low_ok = s.low is None or value >= s.low
+        high_ok = s.high is None or value <= s.high
+        if not (low_ok and high_ok):  # also refuses NaN
+            raise ConfigError(
+                explain(
+                    f'{f.name} is out of range',
+                    expected=f'{s.low} <= {f.name} <= {s.high}',
+                    received=f'{f.name}={value!r}',
+                )
+            )
+        if s.choices and value not in s.choices:
+            raise ConfigError(
+                explain(
+                    f'{f.name} is not one of its choices',
+                    expected=' | '.join(s.choices),
+                    received=f'{f.name}={value!r}',
+                )
+            )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What the network is."""
+
+    architecture: str = setting(
+        'autoencoder', 'Architecture', 'Network design.', choices=('autoencoder',)
+    )
+    mode: str = setting(
+        'pinn',
+        'Mode',
+        'pinn trains on counts only; supervised trains on known objects.',
+        choices=('pinn', 'supervised'),
+    )
+    pattern_size_px: int = setting(
+        64, 'Pattern size', 'Side of the patterns; taken from the data when training.',
+        unit='px', low=32, high=512, advanced=True,
+    )  # fmt: skip
+    gridsize: int = setting(
+        1, 'Grid size', 'The network sees gridsize x gridsize neighbouring patterns at once.',
+        low=1, high=4,
+    )  # fmt: skip
+    n_filters_scale: int = setting(
+        2, 'Filter scale', 'Multiplies the number of filters of every stage.', low=1, high=8,
+        advanced=True,
+    )  # fmt: skip
+    probe_big: bool = setting(
+        True, 'Outer frame',
+        'Four reserved decoder channels predict the outer frame of each patch at low resolution.',
+        advanced=True,
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.pattern_size_px % 2:
+            raise ConfigError(
+                explain(
+                    'pattern_size_px is odd',
+                    expected='an even number',
+                    received=f'pattern_size_px={self.pattern_size_px}',
+                )
+            )
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How the network is trained."""
+
+    epochs: int = setting(50, 'Epochs', 'Passes over the training patterns.', low=1, high=100_000)
+    batch_size: int = setting(
+        16, 'Batch size', 'Patterns (groups, when gridsize > 1) per step.', low=1, high=4096
+    )
+    learning_rate: float = setting(
+        1e-3, 'Learning rate', 'Step size of Adam at its highest.', low=1e-8, high=1.0
+    )
+    schedule: str = setting(
+        'cosine', 'Schedule', 'How the learning rate falls over the epochs.',
+        choices=('cosine', 'plateau', 'constant'), advanced=True,
+    )  # fmt: skip
+    loss: str = setting(
+        'poisson', 'Loss', 'Likelihood of the counts, or mean square error of the amplitudes.',
+        choices=('poisson', 'amplitude'), advanced=True,
+    )  # fmt: skip
+    validation_fraction: float = setting(
+        0.1, 'Validation fraction', 'Share of the patterns held out when no validation scan is given.',
+        low=0.0, high=0.5,
+    )  # fmt: skip
+    gradient_clip: float = setting(
+        1.0, 'Gradient clip', 'Largest norm of the gradient; 0 turns clipping off.',
+        low=0.0, high=1e6, advanced=True,
+    )  # fmt: skip
+    patience: int = setting(
+        15, 'Patience', 'Epochs without a better validation loss before training stops; 0 never stops.',
+        unit='epochs', low=0, high=100_000, advanced=True,
+    )  # fmt: skip
+    seed: int = setting(
+        0, 'Seed', 'Seed of initial weights, split and batch order.', low=0, high=2**31 - 1
+    )
+    logger: str = setting(
+        'csv', 'Logger', 'Where Lightning logs to.', choices=('csv', 'tensorboard', 'mlflow'),
+        advanced=True,
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class ReconstructionConfig:
+    """How an object is made from a scan."""
+
+    start: str = setting(
+        'network', 'Start', 'Begin from the network\'s estimate or from a flat object.',
+        choices=('network', 'flat'),
+    )  # fmt: skip
+    sweeps: int = setting(
+        20, 'Sweeps', 'Physics sweeps over all patterns after the start.', low=0, high=100_000
+    )
+    sweep_batch_size: int = setting(
+        0, 'Sweep batch size', 'Patterns per physics step; 0 chooses by overlap.',
+        low=0, high=65_536, advanced=True,
+    )  # fmt: skip
+    update_probe: bool = setting(
+        False, 'Update probe', 'Let the sweeps improve the probe modes too.'
+    )
+    stitch_px: int = setting(
+        20, 'Stitch size', 'Side of the central square of each network patch that is stitched.',
+        unit='px', low=2, high=512, advanced=True,
+    )  # fmt: skip
+    seed: int = setting(
+        0, 'Seed', 'Seed of the order of the patterns in a sweep.', low=0, high=2**31 - 1,
+        advanced=True, flag='sweep-seed',
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """Where it runs."""
+
+    backend: str = setting(
+        'auto', 'Back end', 'auto takes PyTorch when installed, else TensorFlow.',
+        choices=('auto', 'torch', 'tensorflow'),
+    )  # fmt: skip
+    device: str = setting(
+        'auto', 'Device', 'auto takes a GPU when there is one.', choices=('auto', 'cpu', 'cuda')
+    )
+    threads: int = setting(
+        0, 'Threads', 'CPU threads; 0 leaves the choice to the framework.', low=0, high=1024,
+        advanced=True,
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+T = TypeVar('T', ModelConfig, TrainingConfig, ReconstructionConfig, RuntimeConfig)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return the settings as plain JSON-ready values."""
+    return asdict(config)
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
+    """Make a configuration from plain values; unknown names are refused, missing ones take defaults."""
+    known = {f.name for f in fields(cls)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ConfigError(
+            explain(
+                f'Unknown settings for {cls.__name__}',
+                expected=', '.join(sorted(known)),
+                received=', '.join(unknown),
+            )
+        )
+    return cls(**values)

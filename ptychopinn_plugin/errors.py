@@ -1,0 +1,54 @@
+"""Every error this package raises on purpose. Each is also the builtin a caller would expect."""
+
+from __future__ import annotations
+
+
+class PluginError(Exception):
+    """Base of all errors raised on purpose; `str(error)` is one line fit for a status bar."""
+
+
+class DataError(PluginError, ValueError):
+    """A scan (file or arrays) is malformed or cannot be what it claims to be."""
+
+
+class DataFileMissingError(DataError, FileNotFoundError):
+    """A file that should be read is not there."""
+
+    def __str__(self) -> str:
+        # OSError would print the errno pair; the message alone is what the user needs.
+        return str(self.args[0]) if self.args else ''
+
+
+class ConfigError(PluginError, ValueError):
+    """A setting has a value it cannot have."""
+
+
+class ModelFileError(PluginError, ValueError):
+    """A model file is damaged, foreign, unsafe or does not fit the data."""
+
+
+class BackendUnavailableError(PluginError, ImportError):
+    """A back end was asked for whose framework is not installed."""
+
+
+class TrainingError(PluginError, RuntimeError):
+    """Training cannot go on (for example, the loss is not finite)."""
+
+
+class OutputError(PluginError, OSError):
+    """A result could not be written."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ''
+
+
+def explain(wrong: str, *, expected: str = '', received: str = '', cure: str = '') -> str:
+    """Compose the one-line message every error carries: what, expected, received, what to do."""
+    parts = [wrong.rstrip('.') + '.']
+    if expected:
+        parts.append(f'Expected {expected.rstrip(".")}.')
+    if received:
+        parts.append(f'Received: {received.rstrip(".")}.')
+    if cure:
+        parts.append(cure.rstrip('.') + '.')
+    return ' '.join(' '.join(parts).split())

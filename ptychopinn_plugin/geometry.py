@@ -1,0 +1,47 @@
+"""Positions to integer windows: where a patch starts on the canvas and what the probe must shift by.
+
+The object is sampled on whole pixels only; the remainder of each position goes to the probe (Fourier shift),
+so extraction is an exact gather and its adjoint an exact scatter-add.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .scan import Float, Frame, Scan
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Integer windows and sub-pixel remainders of every pattern.
+
+    corner_px  (M, 2) int64 (y, x) row and column of each patch's first pixel in the object array
+    shift_px   (M, 2) float32 (y, x) in [-0.5, 0.5]: by how much the probe moves inside its patch
+    """
+
+    corner_px: NDArray[np.int64]
+    shift_px: Float
+
+
+def windows(scan: Scan, frame: Frame | None = None) -> Windows:
+    """Return the windows of a scan in `frame` (the scan's own by default)."""
+    frame = frame or scan.frame
+    corner = scan.positions_px - (scan.side_px - 1) / 2 - np.asarray(frame.origin_px)
+    whole = np.rint(corner)
+    return Windows(whole.astype(np.int64), (corner - whole).astype(np.float32))
+
+
+def pixel_size_m(
+    photon_energy_eV: float,  # noqa: N803 - unit suffix
+    detector_distance_m: float,
+    detector_pixel_size_m: tuple[float, float],
+    side_px: int,
+) -> tuple[float, float]:
+    """Return the far-field object pixel (y, x) [m]: wavelength * distance / (N * detector pixel)."""
+    wavelength_m = 1.239841984e-6 / photon_energy_eV
+    dy, dx = detector_pixel_size_m
+    scale = wavelength_m * detector_distance_m / side_px
+    return scale / dy, scale / dx

@@ -1,0 +1,46 @@
+"""Counts to amplitudes and the scale of the probe: the only square root of counts in the package.
+
+The probe's shape comes from the file, its power from the data. Vacuum lets the whole beam through, so the
+brightest frames measure the beam itself: the power is the `VACUUM_QUANTILE` of the counts per frame, and the
+object then reads as transmission, about 1 in vacuum, whatever the scale of the file's probe. (The mean would
+read above 1 in vacuum by the root of the mean transmission; see specs/physics.md.)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .scan import Array, Complex, Double, Float, Scan
+
+VACUUM_QUANTILE = 0.99
+
+
+def amplitudes(counts: Array) -> Float:
+    """Return the square root of counts as float32; anything below zero (bad pixels) becomes zero."""
+    # Via float32 first: integer arithmetic on uint16 wraps around.
+    values = counts.astype(np.float32)
+    np.maximum(values, 0, out=values)
+    return np.sqrt(np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0), out=values)
+
+
+def beam_counts(totals: Double) -> float:
+    """Return the counts per frame of the unobstructed beam, judged by the brightest frames."""
+    return float(np.quantile(totals, VACUUM_QUANTILE))
+
+
+def normalised_probe(scan: Scan) -> Complex:
+    """Return the probe (P, N, N) scaled so that vacuum predicts the beam's counts per frame.
+
+    With bad pixels, only the part of the beam that falls on good detector pixels is compared.
+    """
+    probe = scan.probe.astype(np.complex128)
+    far = np.fft.fftshift(np.fft.fft2(probe, norm='ortho'), axes=(-2, -1))
+    power = (np.abs(far) ** 2).sum(0)[~scan.bad_pixels].sum()
+    if power <= 0:
+        power = (np.abs(probe) ** 2).sum()
+    return (probe * np.sqrt(beam_counts(scan.totals) / power)).astype(np.complex64)
+
+
+def flat_transmission(scan: Scan) -> float:
+    """Return the amplitude of the flat object that predicts the scan's mean counts per frame."""
+    return float(np.sqrt(scan.totals.mean() / beam_counts(scan.totals)))
