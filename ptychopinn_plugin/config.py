@@ -163,8 +163,9 @@ class ReconstructionConfig:
     """How an object is made from a scan."""
 
     start: str = setting(
-        'network', 'Start', 'Begin from the network\'s estimate or from a flat object.',
-        choices=('network', 'flat'),
+        'auto', 'Start',
+        'Begin from the network\'s estimate or from a flat object; auto takes the network when a model is given.',
+        choices=('auto', 'network', 'flat'),
     )  # fmt: skip
     sweeps: int = setting(
         20, 'Sweeps', 'Physics sweeps over all patterns after the start.', low=0, high=100_000
@@ -176,10 +177,6 @@ class ReconstructionConfig:
     update_probe: bool = setting(
         False, 'Update probe', 'Let the sweeps improve the probe modes too.'
     )
-    stitch_px: int = setting(
-        20, 'Stitch size', 'Side of the central square of each network patch that is stitched.',
-        unit='px', low=2, high=512, advanced=True,
-    )  # fmt: skip
     seed: int = setting(
         0, 'Seed', 'Seed of the order of the patterns in a sweep.', low=0, high=2**31 - 1,
         advanced=True, flag='sweep-seed',

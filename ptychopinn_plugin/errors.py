@@ -42,6 +42,20 @@ class OutputError(PluginError, OSError):
         return str(self.args[0]) if self.args else ''
 
 
+def require(
+    ok: object,
+    kind: type[PluginError],
+    wrong: str,
+    *,
+    expected: str = '',
+    received: str = '',
+    cure: str = '',
+) -> None:
+    """Raise `kind` with the composed message unless `ok`."""
+    if not ok:
+        raise kind(explain(wrong, expected=expected, received=received, cure=cure))
+
+
 def explain(wrong: str, *, expected: str = '', received: str = '', cure: str = '') -> str:
     """Compose the one-line message every error carries: what, expected, received, what to do."""
     parts = [wrong.rstrip('.') + '.']

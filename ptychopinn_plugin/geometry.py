@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .scan import Float, Frame, Scan
+from .scan import Complex, Double, Float, Frame, Scan
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,3 +45,19 @@ def pixel_size_m(
     dy, dx = detector_pixel_size_m
     scale = wavelength_m * detector_distance_m / side_px
     return scale / dy, scale / dx
+
+
+def illumination(scan: Scan, probe: Complex) -> Double:
+    """Return the light on the scan's frame, (H, W): the sum over patterns and modes of |P|^2 on whole pixels."""
+    power = (np.abs(probe).astype(np.float64) ** 2).sum(0)
+    light = np.zeros(scan.frame.shape)
+    side = scan.side_px
+    for y, x in windows(scan).corner_px:
+        light[y : y + side, x : x + side] += power
+    return light
+
+
+def relative_illumination(scan: Scan, probe: Complex) -> Float:
+    """Return `illumination` divided by its maximum, (H, W) float32."""
+    light = illumination(scan, probe)
+    return (light / light.max()).astype(np.float32)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from .errors import DataError, explain
+from .geometry import illumination
 from .scan import Array, Complex, Double, Float, Scan
 
 VACUUM_QUANTILE = 0.99
@@ -44,3 +46,30 @@ def normalised_probe(scan: Scan) -> Complex:
 def flat_transmission(scan: Scan) -> float:
     """Return the amplitude of the flat object that predicts the scan's mean counts per frame."""
     return float(np.sqrt(scan.totals.mean() / beam_counts(scan.totals)))
+
+
+def network_scale(scan: Scan) -> float:
+    """Return what amplitudes are multiplied by before a network: the mean sum of squares becomes (N / 2)^2."""
+    return float(scan.side_px / 2 / np.sqrt(scan.totals.mean()))
+
+
+def normalised_truth(scan: Scan, probe: Complex) -> Complex:
+    """Return the known object (H, W) as transmission under the normalised `probe`, its mean phase zero.
+
+    The true object is taken, else the object that came with the file. Raises `DataError` when there is none,
+    or when it is constant and so only a placeholder.
+    """
+    known = scan.true_object if scan.true_object is not None else scan.object_guess
+    if known is None or not np.ptp(np.abs(known - known.flat[0])):
+        raise DataError(
+            explain(
+                f'{scan.name}: supervised training needs a known object',
+                expected='true_object or a reconstructed objectGuess in the scan file',
+                received='none' if known is None else 'a constant object',
+                cure='Reconstruct and export the scan first, or train in pinn mode',
+            )
+        )
+    light = illumination(scan, probe)
+    known = known * np.exp(-1j * np.angle((known * light).sum()))
+    expected = (np.abs(known) ** 2 * light).sum()
+    return (known * np.sqrt(scan.totals.sum() / expected)).astype(np.complex64)

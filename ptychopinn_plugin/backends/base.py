@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..config import ModelConfig, ReconstructionConfig, RuntimeConfig, TrainingConfig
-from ..scan import Complex, Epoch, Float, ObjectImage, Scan, Sweep
+from ..result import Epoch, ObjectImage, Sweep
+from ..scan import Complex, Float, Scan
 
 Weights = dict[str, Float]
 
@@ -32,6 +33,11 @@ class Model:
 
 
 EpochCallback = Callable[[Epoch], None]
+StepCallback = Callable[[float], None]
+
+
+class StopTraining(Exception):  # noqa: N818 - a request, not an error
+    """Raised by a callback of `train` to end the training and keep the best model so far."""
 
 
 class Backend(Protocol):
@@ -54,13 +60,16 @@ class Backend(Protocol):
         runtime: RuntimeConfig,
         folder: Path,
         on_epoch: EpochCallback,
+        on_step: StepCallback,
         *,
         initial: Model | None = None,
         resume: bool = False,
     ) -> Model:
         """Train and return the best model; checkpoints and logs go to `folder`.
 
-        An exception raised by `on_epoch` ends the training and passes through.
+        `on_epoch` is called after every epoch, `on_step` after every batch with the share of the training done.
+        `StopTraining` raised by either ends the training with the best model so far (`TrainingError` when no
+        epoch has finished); any other exception passes through.
         """
 
     def estimate(

@@ -1,0 +1,89 @@
+"""The LightningModule: steps, logging and optimizer only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from ...config import ModelConfig, TrainingConfig
+from ...plan import plan
+from . import physics
+from .batches import Batch
+from .losses import LOSSES, patch_loss
+from .network import Autoencoder
+
+LIGHT_FLOOR = 1e-3  # of the brightest pixel: keeps unlit parts of a patch on the canvas defined
+
+
+class PatchModule(pl.LightningModule):
+    """Train a patch network by the counts (pinn) or by known objects (supervised)."""
+
+    def __init__(self, model: ModelConfig, training: TrainingConfig) -> None:
+        super().__init__()
+        self.training_config, self.mode = training, model.mode
+        self.network = Autoencoder(plan(model))
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the mean loss of a batch."""
+        patches = self.network(batch.inputs).flatten(0, 1)
+        source = batch.source
+        probes = physics.shift_probe(source.probe.to(self.device), batch.shift_px)
+        light = physics.intensity(probes)
+        if self.mode == 'supervised':
+            assert source.truth is not None
+            truth = physics.extract(
+                source.truth.to(self.device), batch.corner_px, patches.shape[-1]
+            )
+            return patch_loss(patches, truth, light)
+        expected = physics.diffract(on_one_canvas(patches, light, batch.corner_px), probes)
+        loss = LOSSES[self.training_config.loss]
+        return loss(expected, batch.counts, source.good.to(self.device))
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        """Return the loss; Lightning averages it over the epoch."""
+        loss = self.loss(batch)
+        self.log('training_loss', loss, on_step=False, on_epoch=True, batch_size=len(batch.counts))
+        return loss
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        """Log the loss of a held-out batch."""
+        self.log('validation_loss', self.loss(batch), on_epoch=True, batch_size=len(batch.counts))
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, _: int) -> Batch:
+        """Move a batch."""
+        return batch.to(device)
+
+    def configure_optimizers(self) -> Any:
+        """Return Adam and the schedule the settings name."""
+        config = self.training_config
+        optimizer = torch.optim.Adam(self.parameters(), config.learning_rate, eps=1e-7)
+        if config.schedule == 'constant':
+            return optimizer
+        if config.schedule == 'plateau':
+            fall = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=3)
+            return {
+                'optimizer': optimizer,
+                'lr_scheduler': {'scheduler': fall, 'monitor': 'validation_loss'},
+            }
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(
+            optimizer, config.epochs, eta_min=config.learning_rate / 100
+        )
+        return {'optimizer': optimizer, 'lr_scheduler': cosine}
+
+
+def on_one_canvas(patches: Tensor, light: Tensor, corner_px: Tensor) -> Tensor:
+    """Merge overlapping patches (B, N, N), weighted by their light, and cut them out again.
+
+    What comes back is one object seen through every window: the overlap constraint, whatever the batch.
+    """
+    side = patches.shape[-1]
+    low = corner_px.amin(0)
+    height, width = (int(v) for v in corner_px.amax(0) - low + side)
+    corner, shape = corner_px - low, (height, width)
+    weight = light + LIGHT_FLOOR * light.amax()
+    total = physics.merge(weight, corner, shape)
+    canvas = physics.merge(patches * weight, corner, shape) / total.clamp(min=1e-12)
+    return physics.extract(canvas, corner, side)

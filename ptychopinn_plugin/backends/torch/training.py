@@ -1,0 +1,254 @@
+"""Training with Lightning: checkpoints, early stopping, resuming, and an `Epoch` for every epoch.
+
+Everything that only training needs is imported here, so that reconstructing never waits for Lightning.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, Logger
+from torch.utils.data import DataLoader
+
+from ...config import ModelConfig, TrainingConfig
+from ...errors import BackendUnavailableError, ConfigError, TrainingError, explain
+from ...grouping import Rows
+from ...result import Epoch
+from ...scan import Scan
+from ..base import EpochCallback, Model, StepCallback, StopTraining
+from .batches import Batches, Source, source
+from .module import PatchModule
+from .weights import export_weights, import_weights
+
+log = logging.getLogger(__name__)
+logging.getLogger('lightning.pytorch').setLevel(logging.WARNING)  # which devices are there, tips, adverts
+
+LAST, BEST = 'last.ckpt', 'best.ckpt'
+
+
+class Reporter(pl.Callback):
+    """Turn Lightning's metrics into `Epoch`s, remember them in the checkpoint, stop on a loss that is not finite."""
+
+    def __init__(self, on_epoch: EpochCallback, on_step: StepCallback) -> None:
+        self.on_epoch, self.on_step = on_epoch, on_step
+        self.history: list[Epoch] = []
+        self._begun = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._begun = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, number: int
+    ) -> None:
+        """Report the step; stop at once when the loss is not finite, while the best checkpoint is good."""
+        loss = float(outputs['loss'])
+        if not math.isfinite(loss):
+            raise TrainingError(
+                explain(
+                    'Training stopped: the loss is not finite',
+                    received=f'loss={loss} in epoch {trainer.current_epoch + 1}',
+                    cure='Lower the learning rate',
+                )
+            )
+        done = trainer.current_epoch + (number + 1) / float(trainer.num_training_batches)
+        self.on_step(done / float(trainer.max_epochs or 1))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Report the epoch."""
+        metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
+        epoch = Epoch(
+            number=trainer.current_epoch + 1,
+            total=int(trainer.max_epochs or 0),
+            training_loss=metrics['training_loss'],
+            validation_loss=metrics.get('validation_loss', math.nan),
+            learning_rate=float(trainer.optimizers[0].param_groups[0]['lr']),
+            seconds=time.perf_counter() - self._begun,
+        )
+        self.history.append(epoch)
+        self.on_epoch(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the history as plain numbers, so that checkpoints load with weights_only."""
+        return {'history': [list(vars(e).values()) for e in self.history]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the history of the epochs before a resume."""
+        self.history = [Epoch(*values) for values in state_dict['history']]
+
+
+def train(
+    scans: Sequence[Scan],
+    validation: Sequence[Scan],
+    model: ModelConfig,
+    training: TrainingConfig,
+    folder: Path,
+    on_epoch: EpochCallback,
+    on_step: StepCallback,
+    *,
+    device: torch.device,
+    initial: Model | None = None,
+    resume: bool = False,
+) -> Model:
+    """Train a network on scans; see `base.Backend.train`."""
+    last = folder / LAST
+    if resume and not last.is_file():
+        raise ConfigError(
+            explain('There is no training to resume', expected=f'{last}', cure='Train without resume')
+        )
+    if not resume:
+        _clear(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        module = PatchModule(model, training)
+    if initial is not None:
+        import_weights(module.network, initial.weights)
+    train_set, validation_set = _datasets(scans, validation, model, training)
+    reporter = Reporter(on_epoch, on_step)
+    trainer = _trainer(training, folder, device, reporter, watch=validation_set is not None)
+    loaders = [DataLoader(d, batch_size=None) for d in (train_set, validation_set) if d is not None]
+    ended = 'finished' if training.patience == 0 else 'finished or no longer improving'
+    try:
+        _fit(trainer, module, loaders, last if resume else None)
+    except (StopTraining, TrainingError) as reason:
+        if not (folder / BEST).is_file():
+            raise TrainingError(f'{reason or "Stopped"} (before the first epoch had finished)') from reason
+        ended = str(reason) or 'stopped'
+        log.warning('%s; the best model so far is kept', ended)
+    return _best(folder, model, training, reporter, scans, ended)
+
+
+def _datasets(
+    scans: Sequence[Scan], validation: Sequence[Scan], model: ModelConfig, training: TrainingConfig
+) -> tuple[Batches, Batches | None]:
+    supervised, channels = model.mode == 'supervised', model.gridsize**2
+    held: list[Source] = [source(s, supervised=supervised) for s in validation]
+    used: list[Source] = []
+    for number, scan in enumerate(scans):
+        rows, out = split(len(scan), 0.0 if validation else training.validation_fraction, channels,
+                          training.seed + number)  # fmt: skip
+        made = source(scan, rows, supervised=supervised)
+        used.append(made)
+        if len(out):
+            held.append(Source(**{**vars(made), 'rows': out}))
+    size = max(1, training.batch_size)
+    train_set = Batches(used, channels, size, training.seed)
+    return train_set, Batches(held, channels, size, training.seed, fixed=True) if held else None
+
+
+def split(m: int, fraction: float, channels: int, seed: int) -> tuple[Rows, Rows]:
+    """Return (training, held-out) rows of a scan; nothing is held out when too few patterns would be left."""
+    count = round(m * fraction)
+    if count < channels or m - count < max(channels, count):
+        return np.arange(m), np.arange(0)
+    order = np.random.default_rng([seed, 7]).permutation(m)
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+def _trainer(
+    training: TrainingConfig,
+    folder: Path,
+    device: torch.device,
+    reporter: Reporter,
+    *,
+    watch: bool,
+) -> pl.Trainer:
+    monitor = 'validation_loss' if watch else 'training_loss'
+    callbacks: list[pl.Callback] = [
+        ModelCheckpoint(
+            folder, 'best', monitor=monitor, save_last=True, enable_version_counter=False,
+            save_on_train_epoch_end=True,
+        )  # fmt: skip
+    ]
+    if training.patience:
+        callbacks.append(
+            EarlyStopping(monitor, patience=training.patience, check_on_train_epoch_end=True)
+        )
+    return pl.Trainer(
+        accelerator='gpu' if device.type == 'cuda' else 'cpu',
+        devices=[device.index or 0] if device.type == 'cuda' else 1,
+        max_epochs=training.epochs,
+        gradient_clip_val=training.gradient_clip or None,
+        deterministic='warn' if device.type == 'cuda' else True,
+        logger=_logger(training.logger, folder),
+        callbacks=[reporter, *callbacks],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1_000_000,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+
+
+def _logger(name: str, folder: Path) -> Logger:
+    try:
+        if name == 'tensorboard':
+            from lightning.pytorch.loggers import TensorBoardLogger
+
+            return TensorBoardLogger(folder, name='tensorboard', version='')
+        if name == 'mlflow':
+            from lightning.pytorch.loggers import MLFlowLogger
+
+            return MLFlowLogger('ptychopinn-plugin', save_dir=str(folder / 'mlflow'))
+    except ModuleNotFoundError as error:
+        raise BackendUnavailableError(
+            explain(f'The logger {name} is not installed', cure=f'Run: pip install {name}')
+        ) from error
+    return CSVLogger(folder, name='csv', version='')
+
+
+def _fit(
+    trainer: pl.Trainer, module: PatchModule, loaders: list[DataLoader[Any]], ckpt: Path | None
+) -> None:
+    validation = loaders[1] if len(loaders) > 1 else None
+    try:
+        with warnings.catch_warnings():
+            # Advice for clusters of machines: workers in the loader, an IterableDataset with a length.
+            warnings.filterwarnings('ignore', module='lightning')
+            trainer.fit(module, loaders[0], validation, ckpt_path=ckpt, weights_only=True)
+    except SystemExit as error:  # Lightning's answer to Ctrl-C
+        raise KeyboardInterrupt from error
+
+
+def _best(
+    folder: Path,
+    model: ModelConfig,
+    training: TrainingConfig,
+    reporter: Reporter,
+    scans: Sequence[Scan],
+    ended: str,
+) -> Model:
+    """Return the model of the best checkpoint."""
+    module = PatchModule(model, training)
+    state = torch.load(folder / BEST, map_location='cpu', weights_only=True)
+    module.load_state_dict(state['state_dict'])
+    return Model(
+        config=model,
+        weights=export_weights(module.network),
+        training=training,
+        history=tuple(reporter.history),
+        writer='torch',
+        summary={
+            'scans': [s.name for s in scans],
+            'patterns': sum(len(s) for s in scans),
+            'best_epoch': int(state['epoch']) + 1,
+            'ended': ended,
+        },
+    )
+
+
+def _clear(folder: Path) -> None:
+    """Remove an earlier training's checkpoints: best.ckpt of another run must never be taken for ours."""
+    for name in (LAST, BEST):
+        (folder / name).unlink(missing_ok=True)

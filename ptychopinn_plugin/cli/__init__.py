@@ -1,0 +1,42 @@
+"""The command line: `ptychopinn-plugin COMMAND`. Exit codes: 0 done, 1 it failed, 2 it was asked wrongly."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Sequence
+
+from ..errors import ConfigError, PluginError
+from .flags import build_parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    args = build_parser().parse_args(argv)
+    level = logging.DEBUG if args.debug else logging.INFO
+    logging.basicConfig(level=level, format='%(message)s', stream=sys.stderr)
+    for name in ('matplotlib', 'PIL', 'h5py'):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger('ptychopinn_plugin').setLevel(level)
+    try:
+        report = args.run(args)
+    except KeyboardInterrupt:
+        return _failed(args, 'Interrupted', 1)
+    except PluginError as error:
+        return _failed(args, str(error), 2 if isinstance(error, ConfigError) else 1)
+    except Exception as error:  # noqa: BLE001 - the last line of defence: one line for the user, no traceback
+        return _failed(args, f'Unexpected {type(error).__name__}: {error} (--debug shows where)', 1)
+    if args.json:
+        print(json.dumps(report), flush=True)
+    return 0
+
+
+def _failed(args: object, message: str, code: int) -> int:
+    if getattr(args, 'debug', False):
+        traceback.print_exc()
+    print(f'error: {message}', file=sys.stderr)
+    if getattr(args, 'json', False):
+        print(json.dumps({'error': message}), flush=True)
+    return code

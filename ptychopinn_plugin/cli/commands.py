@@ -1,0 +1,210 @@
+"""What each command does. Every command returns the JSON object that `--json` prints."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import archive, files, pipeline
+from .. import metrics as scores
+from ..config import ModelConfig, ReconstructionConfig, RuntimeConfig, TrainingConfig
+from ..result import Epoch, ObjectImage, Sweep
+from ..scan import Scan
+from . import flags
+from .progress import Bar, say
+
+Report = dict[str, Any]
+
+
+def reconstruct(args: argparse.Namespace) -> Report:
+    """Reconstruct a scan, write product and figure, report quality and time."""
+    begun = time.perf_counter()
+    config, runtime = (flags.settings(c, args) for c in (ReconstructionConfig, RuntimeConfig))
+    for target in (args.output, args.figure):
+        files.check_target(target)
+    model = archive.load_model(args.model) if args.model else None
+    scan = _load(args.scan, args)
+    loaded = time.perf_counter() - begun
+    with Bar('Sweeps', config.sweeps) as bar:
+
+        def watch(sweep: Sweep) -> None:
+            bar.move(sweep.number, f'{sweep.number}/{sweep.total} error {sweep.loss:.5f}')
+
+        result = pipeline.reconstruct(
+            scan, model, reconstruction=config, runtime=runtime, on_sweep=watch
+        )
+    report: Report = {
+        'backend': result.backend,
+        'patterns': len(scan),
+        'start': result.start,
+        'sweeps': len(result.losses) - 1,
+        'fourier_error': result.fourier_error,
+        'start_fourier_error': result.start_fourier_error,
+        'losses': list(result.losses),
+    }
+    if scan.true_object is not None:
+        report['phase_ssim'] = _phase_ssim(result.image, scan)
+        report['start_phase_ssim'] = _phase_ssim(result.estimate, scan)
+    written = time.perf_counter()
+    if args.output:
+        files.save_result(args.output, scan, result)
+        report['output'] = str(args.output)
+    if args.figure:
+        from ..report import save_figure
+
+        save_figure(result, scan, args.figure)
+        report['figure'] = str(args.figure)
+    now = time.perf_counter()
+    report['seconds'] = {
+        'load': loaded, **result.seconds, 'write': now - written, 'total': now - begun,
+    }  # fmt: skip
+    report['peak_memory_bytes'] = peak_memory_bytes()
+    _tell_reconstruction(report)
+    return report
+
+
+def _phase_ssim(image: ObjectImage, scan: Scan) -> float:
+    """Return the phase SSIM against the true object over the lit part, 0 where the estimate has no structure."""
+    assert scan.true_object is not None
+    score = scores.compare(image.object, scan.true_object, image.weight)
+    return float(score.phase_ssim)
+
+
+def _tell_reconstruction(report: Report) -> None:
+    ssim = f', phase SSIM {report["phase_ssim"]:.4f}' if 'phase_ssim' in report else ''
+    seconds = report['seconds']
+    say(
+        f'{report["patterns"]} patterns, {report["backend"]}, {report["start"]} start '
+        f'(error {report["start_fourier_error"]:.5f}), {report["sweeps"]} sweeps: '
+        f'fourier_error {report["fourier_error"]:.5f}{ssim}; '
+        f'start {seconds["start"]:.1f} s, sweeps {seconds.get("sweeps", 0):.1f} s, '
+        f'total {seconds["total"]:.1f} s'
+    )
+
+
+def train(args: argparse.Namespace) -> Report:
+    """Train a network, write the model and its loss curve."""
+    begun = time.perf_counter()
+    model, training, runtime = (
+        flags.settings(c, args) for c in (ModelConfig, TrainingConfig, RuntimeConfig)
+    )
+    files.check_target(args.model)
+    initial = archive.load_model(args.initial) if args.initial else None
+    scans, validation = ([_load(p, args) for p in paths] for paths in (args.scans, args.validation))
+    folder = args.folder or training_folder(args.model)
+    with Bar('Training', training.epochs) as bar:
+
+        def watch(epoch: Epoch) -> None:
+            bar.move(
+                epoch.number,
+                f'epoch {epoch.number}/{epoch.total} loss {epoch.training_loss:.4g} '
+                f'validation {epoch.validation_loss:.4g} {epoch.seconds:.1f} s',
+            )
+
+        trained = pipeline.train(
+            scans, validation=validation, model=model, training=training, runtime=runtime,
+            folder=folder, on_epoch=watch, on_step=lambda share: bar.move(share * training.epochs),
+            initial=initial, resume=args.resume,
+        )  # fmt: skip
+    archive.save_model(trained, args.model)
+    from ..report import save_loss_curve
+
+    curve = folder / 'loss.png'
+    save_loss_curve(trained.history, curve)
+    say(f'Model {args.model}; loss curve {curve}; checkpoints in {folder}')
+    return {
+        'backend': trained.writer,
+        'model': str(args.model),
+        'loss_curve': str(curve),
+        'patterns': sum(len(s) for s in scans),
+        'epochs': [e.number for e in trained.history],
+        'training_loss': [finite(e.training_loss) for e in trained.history],
+        'validation_loss': [finite(e.validation_loss) for e in trained.history],
+        'best_epoch': trained.summary.get('best_epoch'),
+        'ended': trained.summary.get('ended'),
+        'seconds': {
+            'epochs': sum(e.seconds for e in trained.history), 'total': time.perf_counter() - begun,
+        },
+        'peak_memory_bytes': peak_memory_bytes(),
+    }  # fmt: skip
+
+
+def training_folder(model: Path) -> Path:
+    """Return where the checkpoints and logs of a model file go: `model.h5.zip` -> `model.training`."""
+    return model.with_name(model.name.removesuffix('.zip').removesuffix('.h5') + '.training')
+
+
+def simulate(args: argparse.Namespace) -> Report:
+    """Simulate a scan and write it."""
+    from ..simulate import Simulation, simulate_scan
+
+    files.check_target(args.output)
+    scan = simulate_scan(flags.settings(Simulation, args))
+    files.save_scan(scan, args.output)
+    say(f'{len(scan)} patterns of {scan.side_px}x{scan.side_px} px, object {scan.frame.shape}: {args.output}')
+    return {
+        'output': str(args.output),
+        'patterns': len(scan),
+        'pattern_size_px': scan.side_px,
+        'object_shape': list(scan.frame.shape),
+        'photons_per_frame': float(scan.totals.mean()),
+    }
+
+
+def compare(args: argparse.Namespace) -> Report:
+    """Score a reconstructed object against a true or reference one."""
+    result = files.load_object(args.result)
+    truth = files.load_object(args.truth, key=args.truth_key)
+    a, b, weight = scores.overlap(result, truth)
+    score = scores.compare(a, b, weight).as_dict()
+    for name, value in score.items():
+        say(f'{name:>20} {value if isinstance(value, list) else format(value, ".5f")}')
+    return score
+
+
+def info(args: argparse.Namespace) -> Report:
+    """Describe a model, scan or result file."""
+    facts = files.describe(args.file) if not archive.is_model(args.file) else archive.describe_model(args.file)
+    for name, value in facts.items():
+        say(f'{name}: {value}')
+    return facts
+
+
+def doctor(args: argparse.Namespace) -> Report:
+    """Say what is installed."""
+    from .doctor import examine
+
+    return examine()
+
+
+def demo(args: argparse.Namespace) -> Report:
+    """Run the whole story on simulated scans."""
+    from .demo import run
+
+    return run(args.folder, flags.settings(RuntimeConfig, args))
+
+
+def _load(path: Path, args: argparse.Namespace) -> Scan:
+    return files.load_scan(
+        path, diffraction=args.diffraction, probe_key=args.probe_key, product=args.product
+    )
+
+
+def finite(value: float) -> float | None:
+    """Return a number that JSON can hold."""
+    return float(value) if np.isfinite(value) else None
+
+
+def peak_memory_bytes() -> int | None:
+    """Return the largest resident size of this process so far; None where the system does not tell."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == 'darwin' else peak * 1024

@@ -1,0 +1,196 @@
+"""The story: scans train a model; a scan and perhaps a model give an object.
+
+    Scan -> estimate (network) or flat -> refine (physics sweeps) -> ObjectImage
+    Scans -> Backend.train -> Model
+
+Runs in the calling process; the framework is loaded by the first call that needs it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from .backends import registry
+from .backends.base import Backend, EpochCallback, Model, StepCallback
+from .config import ModelConfig, ReconstructionConfig, RuntimeConfig, TrainingConfig
+from .errors import ConfigError, DataError, require
+from .geometry import relative_illumination
+from .result import ObjectImage, Reconstruction, Sweep
+from .scaling import flat_transmission, normalised_probe
+from .scan import Scan
+
+
+def train(
+    scans: Scan | Sequence[Scan],
+    *,
+    validation: Sequence[Scan] = (),
+    model: ModelConfig | None = None,
+    training: TrainingConfig | None = None,
+    runtime: RuntimeConfig | None = None,
+    folder: Path | None = None,
+    on_epoch: EpochCallback = lambda epoch: None,
+    on_step: StepCallback = lambda share: None,
+    initial: Model | None = None,
+    resume: bool = False,
+) -> Model:
+    """Train a network on one or several scans and return the best model.
+
+    Without `validation`, `training.validation_fraction` of the patterns is held out. The pattern size is that
+    of the scans. `folder` receives checkpoints and logs and is needed to `resume`; `initial` gives the weights
+    to start from.
+
+    Raises `DataError`, `ConfigError`, `BackendUnavailableError` or `TrainingError`.
+    """
+    scans = [scans] if isinstance(scans, Scan) else list(scans)
+    model = _sized(model or ModelConfig(), [*scans, *validation])
+    if initial is not None:
+        require(
+            initial.config == model,
+            ConfigError,
+            'The model to start from is another network',
+            expected=f'{initial.config}',
+            received=f'{model}',
+        )
+    runtime, training = runtime or RuntimeConfig(), training or TrainingConfig()
+    backend = registry.load(runtime.backend)
+    with tempfile.TemporaryDirectory(prefix='ptychopinn-') as scratch:
+        trained = backend.train(
+            scans, validation, model, training, runtime, folder or Path(scratch), on_epoch, on_step,
+            initial=initial, resume=resume,
+        )  # fmt: skip
+    return replace(trained, summary={**trained.summary, 'versions': backend.versions()})
+
+
+def reconstruct(
+    scan: Scan,
+    model: Model | None = None,
+    *,
+    reconstruction: ReconstructionConfig | None = None,
+    runtime: RuntimeConfig | None = None,
+    on_sweep: Callable[[Sweep], None] = lambda sweep: None,
+) -> Reconstruction:
+    """Reconstruct the object of a scan: start, sweeps, and how well the result explains the patterns.
+
+    `on_sweep` sees the start (number 0) and every sweep. Raises as `train` does, and `ModelFileError` when
+    the model does not fit.
+    """
+    runtime = runtime or RuntimeConfig()
+    clock = _Clock()
+    backend = registry.load(runtime.backend)
+    clock.lap('import')
+    config = _resolved(reconstruction or ReconstructionConfig(), model)
+    steps = iterate(scan, model, backend=backend, reconstruction=config, runtime=runtime)
+    start = last = next(steps)
+    clock.lap('start')
+    on_sweep(start)
+    losses = [start.loss]
+    for last in steps:
+        losses.append(last.loss)
+        clock.lap('sweeps')
+        on_sweep(last)
+        clock.lap('report')
+    error, pattern = backend.predict(scan, last.image, last.probe, runtime)
+    example = len(scan) // 2
+    result = Reconstruction(
+        image=last.image,
+        probe=last.probe,
+        losses=tuple(losses),
+        fourier_error=error,
+        start_fourier_error=start.loss,
+        estimate=start.image,
+        backend=backend.name,
+        start=config.start,
+        example=example,
+        measured=np.where(scan.bad_pixels, 0, scan.counts[example]).astype(np.float32),
+        predicted=pattern(example),
+    )
+    clock.lap('evaluate')
+    return replace(result, seconds=clock.seconds())
+
+
+def iterate(
+    scan: Scan,
+    model: Model | None = None,
+    *,
+    backend: Backend,
+    reconstruction: ReconstructionConfig,
+    runtime: RuntimeConfig,
+) -> Iterator[Sweep]:
+    """Yield the start (number 0, its loss is its fourier_error), then every sweep."""
+    config = _resolved(reconstruction, model)
+    probe = normalised_probe(scan)
+    if config.start == 'network':
+        require(
+            model is not None,
+            ConfigError,
+            'The network start needs a model',
+            cure='Give a model file, or choose the flat start',
+        )
+        assert model is not None
+        _check_fit(scan, model)
+        image = backend.estimate(scan, model, config, runtime)
+    else:
+        image = flat_start(scan)
+    error, _ = backend.predict(scan, image, probe, runtime)
+    yield Sweep(0, config.sweeps, image, probe, error)
+    yield from backend.refine(scan, image, probe, config, runtime)
+
+
+def flat_start(scan: Scan) -> ObjectImage:
+    """Return the flat object that predicts the mean counts per frame."""
+    value = np.complex64(flat_transmission(scan))
+    weight = relative_illumination(scan, scan.probe)
+    return ObjectImage(np.full(scan.frame.shape, value), weight, scan.frame.origin_px)
+
+
+def _resolved(config: ReconstructionConfig, model: Model | None) -> ReconstructionConfig:
+    if config.start != 'auto':
+        return config
+    return replace(config, start='flat' if model is None else 'network')
+
+
+def _sized(model: ModelConfig, scans: Sequence[Scan]) -> ModelConfig:
+    sides = sorted({scan.side_px for scan in scans})
+    require(len(sides) > 0, DataError, 'There is no scan to train on')
+    require(
+        len(sides) == 1,
+        DataError,
+        'The scans have patterns of different sizes',
+        expected='one pattern size',
+        received=', '.join(f'{scan.name}: N={scan.side_px}' for scan in scans),
+        cure='Train on scans of one size, or crop them to it',
+    )
+    return replace(model, pattern_size_px=sides[0])
+
+
+def _check_fit(scan: Scan, model: Model) -> None:
+    require(
+        model.config.pattern_size_px == scan.side_px,
+        ConfigError,
+        'The model was trained on patterns of another size',
+        expected=f'N={model.config.pattern_size_px}',
+        received=f'{scan.name}: N={scan.side_px}',
+        cure='Train a model on this pattern size, or choose the flat start',
+    )
+
+
+class _Clock:
+    """Seconds since the last lap, added up by name."""
+
+    def __init__(self) -> None:
+        self._begun = self._last = time.perf_counter()
+        self._laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self._laps[name] = self._laps.get(name, 0.0) + now - self._last
+        self._last = now
+
+    def seconds(self) -> dict[str, float]:
+        return {**self._laps, 'total': self._last - self._begun}

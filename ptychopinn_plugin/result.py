@@ -1,0 +1,109 @@
+"""What comes out and how far we are: images, epochs, sweeps, reconstructions. NumPy only; letters as in `scan`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+
+from .scan import Complex, Float, Frame
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectImage:
+    """A reconstructed object in a frame.
+
+    object       (H, W) complex64, reads as transmission: about 1 in vacuum
+    weight       (H, W) float32, sum of the shifted |P|^2 over the scan, relative to its maximum
+    origin_px    (y, x) scan coordinate of object[0, 0]
+    uncertainty  (H, W) float32 one sigma of the phase [rad], or None
+    """
+
+    object: Complex
+    weight: Float
+    origin_px: tuple[float, float] = (0.0, 0.0)
+    uncertainty: Float | None = None
+
+    @property
+    def amplitude(self) -> Float:
+        """Modulus of the transmission, (H, W)."""
+        return np.abs(self.object)
+
+    @property
+    def phase(self) -> Float:
+        """Phase of the transmission [rad] in (-pi, pi], (H, W)."""
+        return np.angle(self.object)
+
+    @property
+    def frame(self) -> Frame:
+        """The frame this image lies in."""
+        return Frame((self.object.shape[0], self.object.shape[1]), self.origin_px)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One finished training epoch: 1-based `number` of at most `total`, and its mean losses."""
+
+    number: int
+    total: int
+    training_loss: float
+    validation_loss: float
+    learning_rate: float
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """The state after refinement sweep `number` of `total` (0 is the start, before any sweep).
+
+    `image`, `probe` (P, N, N) and `loss`: the mean of sum(|F| - sqrt(I))^2 / sum(I) met during the sweep.
+    """
+
+    number: int
+    total: int
+    image: ObjectImage
+    probe: Complex
+    loss: float
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstruction:
+    """What `reconstruct` returns.
+
+    losses            fourier_error of the start, then the loss of every sweep
+    fourier_error     sum(|F| - sqrt(I))^2 / sum(I) over good pixels for the returned object and probe
+    start_fourier_error  the same for the start (the network's own estimate, or flat)
+    estimate          the start image (network or flat), before any sweep
+    measured, predicted  (N, N) example pattern, counts, for the figure; `example` is its row in the scan
+    seconds           wall seconds by stage: load, start, sweeps, evaluate, total
+    """
+
+    image: ObjectImage
+    probe: Complex
+    losses: tuple[float, ...]
+    fourier_error: float
+    start_fourier_error: float
+    estimate: ObjectImage
+    backend: str
+    start: str
+    seconds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    example: int = 0
+    measured: Float | None = None
+    predicted: Float | None = None
+
+    @property
+    def amplitude(self) -> Float:
+        """Modulus of the transmission, (H, W)."""
+        return self.image.amplitude
+
+    @property
+    def phase(self) -> Float:
+        """Phase of the transmission [rad], (H, W)."""
+        return self.image.phase
+
+    @property
+    def weight(self) -> Float:
+        """Illumination weight, (H, W), 1 at its maximum."""
+        return self.image.weight
