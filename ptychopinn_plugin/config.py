@@ -1,6 +1,8 @@
-"""Every setting, declared once. The CLI flags, the host's settings and the GUI panel are made from these fields.
+"""Every setting, declared once. The CLI flags, the host's settings and the GUI panel are made from
+these fields.
 
-A field's `Setting` carries its label, help, unit, range or choices; its default is the dataclass default.
+A field's `Setting` carries its label, help, unit, range or choices; its default is the dataclass
+default.
 """
 
 from __future__ import annotations
@@ -40,11 +42,9 @@ def declared(cls: type) -> Iterator[tuple[Field[Any], Setting]]:
 def check(config: Any) -> None:
     """Refuse a configuration with a wrong type, a value out of range or an unknown choice."""
     for f, s in declared(type(config)):
-        value, wanted = getattr(config, f.name), type(f.default)
-        if wanted is float and type(value) is int:
-            value = float(value)
-            object.__setattr__(config, f.name, value)
-        if type(value) is not wanted:
+        value: Any = getattr(config, f.name)
+        wanted: Any = type(f.default)
+        if type(value) is not wanted and not (wanted is float and type(value) is int):
             raise ConfigError(
                 explain(
                     f'{f.name} has the wrong type',
@@ -70,6 +70,8 @@ def check(config: Any) -> None:
                     received=f'{f.name}={value!r}',
                 )
             )
+        if wanted is float:  # after the range check: a huge integer does not fit a float
+            object.__setattr__(config, f.name, float(value))
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ class TrainingConfig:
         choices=('poisson', 'amplitude'), advanced=True,
     )  # fmt: skip
     validation_fraction: float = setting(
-        0.1, 'Validation fraction', 'Share of the patterns held out when no validation scan is given.',
+        0.1, 'Validation fraction', 'Share of patterns held out when there is no validation scan.',
         low=0.0, high=0.5,
     )  # fmt: skip
     gradient_clip: float = setting(
@@ -143,7 +145,7 @@ class TrainingConfig:
         low=0.0, high=1e6, advanced=True,
     )  # fmt: skip
     patience: int = setting(
-        15, 'Patience', 'Epochs without a better validation loss before training stops; 0 never stops.',
+        15, 'Patience', 'Epochs without a better validation loss before it stops; 0 never.',
         unit='epochs', low=0, high=100_000, advanced=True,
     )  # fmt: skip
     seed: int = setting(
@@ -164,7 +166,7 @@ class ReconstructionConfig:
 
     start: str = setting(
         'auto', 'Start',
-        'Begin from the network\'s estimate or from a flat object; auto takes the network when a model is given.',
+        'Begin from the network or a flat object; auto: the network if a model is given.',
         choices=('auto', 'network', 'flat'),
     )  # fmt: skip
     sweeps: int = setting(
@@ -215,7 +217,9 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
-    """Make a configuration from plain values; unknown names are refused, missing ones take defaults."""
+    """Make a configuration from plain values; unknown names are refused, missing ones take
+    defaults.
+    """
     known = {f.name for f in fields(cls)}
     unknown = sorted(set(values) - known)
     if unknown:

@@ -1,7 +1,8 @@
-"""Positions to integer windows: where a patch starts on the canvas and what the probe must shift by.
+"""Positions to integer windows: where a patch starts on the canvas and what the probe must shift
+by.
 
-The object is sampled on whole pixels only; the remainder of each position goes to the probe (Fourier shift),
-so extraction is an exact gather and its adjoint an exact scatter-add.
+The object is sampled on whole pixels only; the remainder of each position goes to the probe
+(Fourier shift), so extraction is an exact gather and its adjoint an exact scatter-add.
 """
 
 from __future__ import annotations
@@ -35,12 +36,14 @@ def windows(scan: Scan, frame: Frame | None = None) -> Windows:
 
 
 def pixel_size_m(
-    photon_energy_eV: float,  # noqa: N803 - unit suffix
+    photon_energy_eV: float,
     detector_distance_m: float,
     detector_pixel_size_m: tuple[float, float],
     side_px: int,
 ) -> tuple[float, float]:
-    """Return the far-field object pixel (y, x) [m]: wavelength * distance / (N * detector pixel)."""
+    """Return the far-field object pixel (y, x) [m]: wavelength * distance / (N * detector
+    pixel).
+    """
     wavelength_m = 1.239841984e-6 / photon_energy_eV
     dy, dx = detector_pixel_size_m
     scale = wavelength_m * detector_distance_m / side_px
@@ -48,7 +51,9 @@ def pixel_size_m(
 
 
 def illumination(scan: Scan, probe: Complex) -> Double:
-    """Return the light on the scan's frame, (H, W): the sum over patterns and modes of |P|^2 on whole pixels."""
+    """Return the light on the scan's frame, (H, W): the sum over patterns and modes of |P|^2 on
+    whole pixels.
+    """
     power = (np.abs(probe).astype(np.float64) ** 2).sum(0)
     light = np.zeros(scan.frame.shape)
     side = scan.side_px
@@ -60,4 +65,5 @@ def illumination(scan: Scan, probe: Complex) -> Double:
 def relative_illumination(scan: Scan, probe: Complex) -> Float:
     """Return `illumination` divided by its maximum, (H, W) float32."""
     light = illumination(scan, probe)
-    return (light / light.max()).astype(np.float32)
+    relative: Float = (light / light.max()).astype(np.float32)
+    return relative

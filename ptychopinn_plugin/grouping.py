@@ -1,6 +1,8 @@
-"""Which patterns go together: spread batches for physics sweeps, neighbour groups and clusters for networks.
+"""Which patterns go together: spread batches for physics sweeps, neighbour groups and clusters for
+networks.
 
-Indices only; patterns are never copied. Positions are (M, 2) (y, x) in object pixels; every draw is seeded.
+Indices only; patterns are never copied. Positions are (M, 2) (y, x) in object pixels; every draw is
+seeded.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ Rows = NDArray[np.int64]
 
 
 def compact_order(positions_px: Double) -> Rows:
-    """Return the rows (M,) in an order in which near numbers are near places: halves of the longer side, again and again."""
+    """Return the rows (M,) in an order in which near numbers are near places: halves of the longer
+    side, again and again.
+    """
     order: list[Rows] = []
     stack = [np.arange(len(positions_px))]
     while stack:
@@ -34,7 +38,8 @@ def compact_order(positions_px: Double) -> Rows:
 def spread_batches(positions_px: Double, size: int) -> list[Rows]:
     """Deal the patterns into batches of at most `size` whose members lie far apart.
 
-    The compact order is cut into `size` runs of neighbours; each batch takes one pattern of every run.
+    The compact order is cut into `size` runs of neighbours; each batch takes one pattern of every
+    run.
     """
     order = compact_order(positions_px)
     count = -(-len(order) // size)
@@ -42,9 +47,11 @@ def spread_batches(positions_px: Double, size: int) -> list[Rows]:
 
 
 def clusters(positions_px: Double, size: int, rng: np.random.Generator) -> list[Rows]:
-    """Cut the scan into compact clusters of at most `size` patterns, differently for every draw of `rng`.
+    """Cut the scan into compact clusters of at most `size` patterns, differently for every draw of
+    `rng`.
 
-    The plane is turned by a random angle and the order begins at a random place, so that the borders move.
+    The plane is turned by a random angle and the order begins at a random place, so that the
+    borders move.
     """
     angle = rng.uniform(0, np.pi)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -55,10 +62,11 @@ def clusters(positions_px: Double, size: int, rng: np.random.Generator) -> list[
 def neighbour_groups(
     positions_px: Double, channels: int, rng: np.random.Generator | None = None
 ) -> Rows:
-    """Return for every pattern a group (M, C) of different neighbours that holds the pattern itself first.
+    """Return for every pattern a group (M, C) of different neighbours that holds the pattern itself
+    first.
 
-    Without `rng` the C - 1 nearest are taken; with it they are drawn from the 2 C nearest. Raises `DataError`
-    when the scan has fewer than C patterns.
+    Without `rng` the C - 1 nearest are taken; with it they are drawn from the 2 C nearest. Raises
+    `DataError` when the scan has fewer than C patterns.
     """
     m = len(positions_px)
     require(

@@ -41,9 +41,9 @@ def train(
 ) -> Model:
     """Train a network on one or several scans and return the best model.
 
-    Without `validation`, `training.validation_fraction` of the patterns is held out. The pattern size is that
-    of the scans. `folder` receives checkpoints and logs and is needed to `resume`; `initial` gives the weights
-    to start from.
+    Without `validation`, `training.validation_fraction` of the patterns is held out. The pattern
+    size is that of the scans. `folder` receives checkpoints and logs and is needed to `resume`;
+    `initial` gives the weights to start from.
 
     Raises `DataError`, `ConfigError`, `BackendUnavailableError` or `TrainingError`.
     """
@@ -75,10 +75,11 @@ def reconstruct(
     runtime: RuntimeConfig | None = None,
     on_sweep: Callable[[Sweep], None] = lambda sweep: None,
 ) -> Reconstruction:
-    """Reconstruct the object of a scan: start, sweeps, and how well the result explains the patterns.
+    """Reconstruct the object of a scan: start, sweeps, and how well the result explains the
+    patterns.
 
-    `on_sweep` sees the start (number 0) and every sweep. Raises as `train` does, and `ModelFileError` when
-    the model does not fit.
+    `on_sweep` sees the start (number 0) and every sweep. Raises as `train` does, and
+    `ModelFileError` when the model does not fit.
     """
     runtime = runtime or RuntimeConfig()
     clock = _Clock()

@@ -1,12 +1,15 @@
-"""What a network is, decided once as frozen data that each back end interprets; canonical weight names and shapes.
+"""What a network is, decided once as frozen data that each back end interprets; canonical weight
+names and shapes.
 
-The `autoencoder` is PtychoPINN as published (doi:10.1038/s41598-023-48351-7): C channels of normalised
-amplitudes; encoder stages of two 3x3 convolutions with ReLU and a 2x2 max-pool; two decoders (amplitude, phase)
-whose stages are two 3x3 convolutions with ReLU and a 2x nearest upsampling; a sigmoid and a pi * tanh head on the
-central half of each patch, and an outer frame predicted at low resolution from four reserved channels.
+The `autoencoder` is PtychoPINN as published (doi:10.1038/s41598-023-48351-7): C channels of
+normalised amplitudes; encoder stages of two 3x3 convolutions with ReLU and a 2x2 max-pool; two
+decoders (amplitude, phase) whose stages are two 3x3 convolutions with ReLU and a 2x nearest
+upsampling; a sigmoid and a pi * tanh head on the central half of each patch, and an outer frame
+predicted at low resolution from four reserved channels.
 
-Any even N: the input is zero-padded symmetrically to a multiple of 2**stages, and both decoder paths are cropped
-symmetrically to `central_px` and N, so that all of them share the patch centre (N - 1) / 2.
+Any even N: the input is zero-padded symmetrically to a multiple of 2**stages, and both decoder
+paths are cropped symmetrically to `central_px` and N, so that all of them share the patch centre (N
+- 1) / 2.
 
 Canonical layouts: convolution kernels (out, in, rows, columns), biases (out,), all float32.
 """
@@ -74,7 +77,9 @@ def plan(config: ModelConfig) -> Plan:
     side, channels = config.pattern_size_px, config.gridsize**2
     stages = stage_count(side)
     step = 2**stages
-    filters = [DEEPEST_FILTERS * config.n_filters_scale // 2 ** (stages - 1 - i) for i in range(stages)]
+    filters = [
+        DEEPEST_FILTERS * config.n_filters_scale // 2 ** (stages - 1 - i) for i in range(stages)
+    ]
     filters = [max(f, FRAME_CHANNELS * 2) for f in filters]
     return Plan(
         channels=channels,

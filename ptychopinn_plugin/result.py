@@ -1,4 +1,6 @@
-"""What comes out and how far we are: images, epochs, sweeps, reconstructions. NumPy only; letters as in `scan`."""
+"""What comes out and how far we are: images, epochs, sweeps, reconstructions. NumPy only; letters
+as in `scan`.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,8 @@ class Epoch:
 class Sweep:
     """The state after refinement sweep `number` of `total` (0 is the start, before any sweep).
 
-    `image`, `probe` (P, N, N) and `loss`: the mean of sum(|F| - sqrt(I))^2 / sum(I) met during the sweep.
+    `image`, `probe` (P, N, N) and `loss`: the mean of sum(|F| - sqrt(I))^2 / sum(I) met during the
+    sweep.
     """
 
     number: int
@@ -73,10 +76,10 @@ class Reconstruction:
     """What `reconstruct` returns.
 
     losses            fourier_error of the start, then the loss of every sweep
-    fourier_error     sum(|F| - sqrt(I))^2 / sum(I) over good pixels for the returned object and probe
+    fourier_error     sum(|F| - sqrt(I))^2 / sum(I) over good pixels for the object and probe
     start_fourier_error  the same for the start (the network's own estimate, or flat)
     estimate          the start image (network or flat), before any sweep
-    measured, predicted  (N, N) example pattern, counts, for the figure; `example` is its row in the scan
+    measured, predicted  (N, N) pattern in counts, for the figure; `example` is its row
     seconds           wall seconds by stage: load, start, sweeps, evaluate, total
     """
 

@@ -1,9 +1,10 @@
 """Counts to amplitudes and the scale of the probe: the only square root of counts in the package.
 
-The probe's shape comes from the file, its power from the data. Vacuum lets the whole beam through, so the
-brightest frames measure the beam itself: the power is the `VACUUM_QUANTILE` of the counts per frame, and the
-object then reads as transmission, about 1 in vacuum, whatever the scale of the file's probe. (The mean would
-read above 1 in vacuum by the root of the mean transmission; see specs/physics.md.)
+The probe's shape comes from the file, its power from the data. Vacuum lets the whole beam through,
+so the brightest frames measure the beam itself: the power is the `VACUUM_QUANTILE` of the counts
+per frame, and the object then reads as transmission, about 1 in vacuum, whatever the scale of the
+file's probe. (The mean would read above 1 in vacuum by the root of the mean transmission; see
+specs/physics.md.)
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ VACUUM_QUANTILE = 0.99
 
 
 def amplitudes(counts: Array) -> Float:
-    """Return the square root of counts as float32; anything below zero (bad pixels) becomes zero."""
+    """Return the square root of counts as float32; anything below zero (bad pixels) becomes
+    zero.
+    """
     # Via float32 first: integer arithmetic on uint16 wraps around.
     values = counts.astype(np.float32)
     np.maximum(values, 0, out=values)
@@ -40,7 +43,8 @@ def normalised_probe(scan: Scan) -> Complex:
     power = (np.abs(far) ** 2).sum(0)[~scan.bad_pixels].sum()
     if power <= 0:
         power = (np.abs(probe) ** 2).sum()
-    return (probe * np.sqrt(beam_counts(scan.totals) / power)).astype(np.complex64)
+    scaled: Complex = (probe * np.sqrt(beam_counts(scan.totals) / power)).astype(np.complex64)
+    return scaled
 
 
 def flat_transmission(scan: Scan) -> float:
@@ -49,15 +53,18 @@ def flat_transmission(scan: Scan) -> float:
 
 
 def network_scale(scan: Scan) -> float:
-    """Return what amplitudes are multiplied by before a network: the mean sum of squares becomes (N / 2)^2."""
+    """Return what amplitudes are multiplied by before a network: the mean sum of squares becomes (N
+    / 2)^2.
+    """
     return float(scan.side_px / 2 / np.sqrt(scan.totals.mean()))
 
 
 def normalised_truth(scan: Scan, probe: Complex) -> Complex:
-    """Return the known object (H, W) as transmission under the normalised `probe`, its mean phase zero.
+    """Return the known object (H, W) as transmission under the normalised `probe`, its mean phase
+    zero.
 
-    The true object is taken, else the object that came with the file. Raises `DataError` when there is none,
-    or when it is constant and so only a placeholder.
+    The true object is taken, else the object that came with the file. Raises `DataError` when there
+    is none, or when it is constant and so only a placeholder.
     """
     known = scan.true_object if scan.true_object is not None else scan.object_guess
     if known is None or not np.ptp(np.abs(known - known.flat[0])):
@@ -72,4 +79,5 @@ def normalised_truth(scan: Scan, probe: Complex) -> Complex:
     light = illumination(scan, probe)
     known = known * np.exp(-1j * np.angle((known * light).sum()))
     expected = (np.abs(known) ** 2 * light).sum()
-    return (known * np.sqrt(scan.totals.sum() / expected)).astype(np.complex64)
+    truth: Complex = (known * np.sqrt(scan.totals.sum() / expected)).astype(np.complex64)
+    return truth

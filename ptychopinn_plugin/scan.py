@@ -6,9 +6,10 @@ Axis glossary, used in every docstring of the package:
     P  incoherent probe modes           H, W  object rows, columns
     B  patterns in a batch              C  channels (gridsize**2 neighbouring patterns)
 
-Order is always (y, x). Object pixel coordinates are those of the scan file: pixel centres have integer
-coordinates, and `positions_px` are where the probe array's centre `(N - 1) / 2` falls, so a patch's corner is
-`position - (N - 1) / 2`. Counts cross boundaries, amplitudes do not (the square root lives in `scaling`).
+Order is always (y, x). Object pixel coordinates are those of the scan file: pixel centres have
+integer coordinates, and `positions_px` are where the probe array's centre `(N - 1) / 2` falls, so a
+patch's corner is `position - (N - 1) / 2`. Counts cross boundaries, amplitudes do not (the square
+root lives in `scaling`).
 """
 
 from __future__ import annotations
@@ -48,27 +49,28 @@ class Frame:
 class Geometry:
     """Physical scales where the file knows them; `None` where it does not. Pairs are (y, x).
 
-    `object_centre_m` is the position, in the scanner's metres, of the centre `((H-1)/2, (W-1)/2)` of the
-    object array that `Scan.frame` describes; with `pixel_size_m` it ties object pixels to scanner metres.
+    `object_centre_m` is the position, in the scanner's metres, of the centre `((H-1)/2, (W-1)/2)`
+    of the object array that `Scan.frame` describes; with `pixel_size_m` it ties object pixels to
+    scanner metres.
     """
 
     pixel_size_m: tuple[float, float] | None = None
     object_centre_m: tuple[float, float] | None = None
     detector_pixel_size_m: tuple[float, float] | None = None
     detector_distance_m: float | None = None
-    photon_energy_eV: float | None = None  # noqa: N815 - unit suffix
+    photon_energy_eV: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Scan:
     """A far-field ptychographic scan, checked once when it is made.
 
-    counts          (M, N, N)  detector counts, any integer or float dtype, kept as stored; the zero frequency
-                               at [N // 2, N // 2]; may be memory-mapped
+    counts          (M, N, N)  detector counts, any integer or float dtype, kept as stored; the zero
+                               frequency at [N // 2, N // 2]; may be memory-mapped
     positions_px    (M, 2)     float64 (y, x) object pixels of the probe array's centre (N - 1) / 2
     probe           (P, N, N)  complex64; only its shape is trusted, never its scale
     bad_pixels      (N, N)     bool, True is bad; none are when not given
-    frame                      the object array's shape and origin; made from the positions when not given
+    frame                      object array's shape and origin; made from the positions if absent
     object_guess    (H, W)     complex64 or None: the object array that came with the file
     true_object     (H, W)     complex64 or None: the known object of a simulation
     scan_index      (M,)       int64: the host's index of each pattern
@@ -118,8 +120,8 @@ class Scan:
             (low >= 0).all() and (high <= np.asarray(self.frame.shape)).all(),
             DataError,
             'Positions lie outside the object',
-            expected=f'patches inside an object of {self.frame.shape[0]}x{self.frame.shape[1]} pixels',
-            received=f'patches from (y, x)=({low[0]:.0f}, {low[1]:.0f}) to ({high[0]:.0f}, {high[1]:.0f})',
+            expected=f'patches inside an object of {self.frame.shape} pixels',
+            received=f'patches from (y, x)={low.tolist()} to {high.tolist()}',
             cure='Check the units, the order and the origin of the positions',
         )
 
@@ -166,7 +168,9 @@ class Scan:
         return np.concatenate([v.sum(1, dtype=np.float64) for v in self._good_values()])
 
     def take(self, rows: Array) -> Scan:
-        """Return the scan with only the patterns `rows` (indices or a boolean mask), in the same frame."""
+        """Return the scan with only the patterns `rows` (indices or a boolean mask), in the same
+        frame.
+        """
         return replace(
             self,
             counts=self.counts[rows],
@@ -176,7 +180,9 @@ class Scan:
 
 
 def frame_around(positions_px: Double, side_px: int) -> Frame:
-    """Return the smallest frame, on whole pixels, that holds every patch and its sub-pixel shift."""
+    """Return the smallest frame, on whole pixels, that holds every patch and its sub-pixel
+    shift.
+    """
     corner = np.asarray(positions_px, np.float64) - (side_px - 1) / 2
     low = np.floor(corner.min(0))
     extent = np.ceil(corner.max(0)) + side_px - low

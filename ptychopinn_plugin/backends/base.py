@@ -36,12 +36,14 @@ EpochCallback = Callable[[Epoch], None]
 StepCallback = Callable[[float], None]
 
 
-class StopTraining(Exception):  # noqa: N818 - a request, not an error
+class StopTraining(Exception):
     """Raised by a callback of `train` to end the training and keep the best model so far."""
 
 
 class Backend(Protocol):
-    """Train, estimate and refine. Long things are generators or call back; cancelling is raising in the callback."""
+    """Train, estimate and refine. Long things are generators or call back; cancelling is raising in
+    the callback.
+    """
 
     name: str
 
@@ -67,9 +69,9 @@ class Backend(Protocol):
     ) -> Model:
         """Train and return the best model; checkpoints and logs go to `folder`.
 
-        `on_epoch` is called after every epoch, `on_step` after every batch with the share of the training done.
-        `StopTraining` raised by either ends the training with the best model so far (`TrainingError` when no
-        epoch has finished); any other exception passes through.
+        `on_epoch` is called after every epoch, `on_step` after every batch with the share of the
+        training done. `StopTraining` raised by either ends the training with the best model so far
+        (`TrainingError` when no epoch has finished); any other exception passes through.
         """
 
     def estimate(
@@ -85,9 +87,13 @@ class Backend(Protocol):
         reconstruction: ReconstructionConfig,
         runtime: RuntimeConfig,
     ) -> Iterator[Sweep]:
-        """Yield the state after each physics sweep from `start` with the normalised `probe` (P, N, N)."""
+        """Yield the state after each physics sweep from `start` with the normalised `probe` (P, N,
+        N).
+        """
 
     def predict(
         self, scan: Scan, image: ObjectImage, probe: Complex, runtime: RuntimeConfig
     ) -> tuple[float, Callable[[int], Float]]:
-        """Return (fourier_error, pattern) where pattern(row) is the predicted pattern (N, N) in counts."""
+        """Return (fourier_error, pattern) where pattern(row) is the predicted pattern (N, N) in
+        counts.
+        """

@@ -1,4 +1,6 @@
-"""The table of back ends: who is installed, and loading one by name. Asking imports no framework."""
+"""The table of back ends: who is installed, and loading one by name. Asking imports no
+framework.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def missing(name: str) -> list[str]:
 
 
 def available() -> list[str]:
-    """Return the names of the back ends whose packages are installed, in the order `auto` tries them."""
+    """Return the names of the back ends whose packages are installed, in the order `auto` tries
+    them.
+    """
     return [name for name in BACKENDS if not missing(name)]
 
 
@@ -55,7 +59,9 @@ def resolve(name: str) -> str:
     if not ready:
         lines = ' or '.join(entry.pip for entry in BACKENDS.values())
         raise BackendUnavailableError(
-            explain('No back end is installed', expected='PyTorch or TensorFlow', cure=f'Run: {lines}')
+            explain(
+                'No back end is installed', expected='PyTorch or TensorFlow', cure=f'Run: {lines}'
+            )
         )
     logger.info('Back end auto: taking %s', ready[0])
     return ready[0]
@@ -64,7 +70,8 @@ def resolve(name: str) -> str:
 def load(name: str) -> Backend:
     """Import back end `name` ('auto' included) and return it.
 
-    Raises `BackendUnavailableError` with the pip line when its framework is missing; never takes another one.
+    Raises `BackendUnavailableError` with the pip line when its framework is missing; never takes
+    another one.
     """
     name = resolve(name)
     if name not in BACKENDS:

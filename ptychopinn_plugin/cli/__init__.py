@@ -1,4 +1,6 @@
-"""The command line: `ptychopinn-plugin COMMAND`. Exit codes: 0 done, 1 it failed, 2 it was asked wrongly."""
+"""The command line: `ptychopinn-plugin COMMAND`. Exit codes: 0 done, 1 it failed, 2 it was asked
+wrongly.
+"""
 
 from __future__ import annotations
 

@@ -24,7 +24,8 @@ Report = dict[str, Any]
 def reconstruct(args: argparse.Namespace) -> Report:
     """Reconstruct a scan, write product and figure, report quality and time."""
     begun = time.perf_counter()
-    config, runtime = (flags.settings(c, args) for c in (ReconstructionConfig, RuntimeConfig))
+    config = flags.settings(ReconstructionConfig, args)
+    runtime = flags.settings(RuntimeConfig, args)
     for target in (args.output, args.figure):
         files.check_target(target)
     model = archive.load_model(args.model) if args.model else None
@@ -69,7 +70,9 @@ def reconstruct(args: argparse.Namespace) -> Report:
 
 
 def _phase_ssim(image: ObjectImage, scan: Scan) -> float:
-    """Return the phase SSIM against the true object over the lit part, 0 where the estimate has no structure."""
+    """Return the phase SSIM against the true object over the lit part, 0 where the estimate has no
+    structure.
+    """
     assert scan.true_object is not None
     score = scores.compare(image.object, scan.true_object, image.weight)
     return float(score.phase_ssim)
@@ -90,9 +93,8 @@ def _tell_reconstruction(report: Report) -> None:
 def train(args: argparse.Namespace) -> Report:
     """Train a network, write the model and its loss curve."""
     begun = time.perf_counter()
-    model, training, runtime = (
-        flags.settings(c, args) for c in (ModelConfig, TrainingConfig, RuntimeConfig)
-    )
+    model, training = flags.settings(ModelConfig, args), flags.settings(TrainingConfig, args)
+    runtime = flags.settings(RuntimeConfig, args)
     files.check_target(args.model)
     initial = archive.load_model(args.initial) if args.initial else None
     scans, validation = ([_load(p, args) for p in paths] for paths in (args.scans, args.validation))
@@ -135,7 +137,9 @@ def train(args: argparse.Namespace) -> Report:
 
 
 def training_folder(model: Path) -> Path:
-    """Return where the checkpoints and logs of a model file go: `model.h5.zip` -> `model.training`."""
+    """Return where the checkpoints and logs of a model file go: `model.h5.zip` ->
+    `model.training`.
+    """
     return model.with_name(model.name.removesuffix('.zip').removesuffix('.h5') + '.training')
 
 
@@ -146,7 +150,7 @@ def simulate(args: argparse.Namespace) -> Report:
     files.check_target(args.output)
     scan = simulate_scan(flags.settings(Simulation, args))
     files.save_scan(scan, args.output)
-    say(f'{len(scan)} patterns of {scan.side_px}x{scan.side_px} px, object {scan.frame.shape}: {args.output}')
+    say(f'{len(scan)} patterns, N={scan.side_px}, object {scan.frame.shape}: {args.output}')
     return {
         'output': str(args.output),
         'patterns': len(scan),
@@ -169,7 +173,11 @@ def compare(args: argparse.Namespace) -> Report:
 
 def info(args: argparse.Namespace) -> Report:
     """Describe a model, scan or result file."""
-    facts = files.describe(args.file) if not archive.is_model(args.file) else archive.describe_model(args.file)
+    facts = (
+        files.describe(args.file)
+        if not archive.is_model(args.file)
+        else archive.describe_model(args.file)
+    )
     for name, value in facts.items():
         say(f'{name}: {value}')
     return facts
@@ -201,7 +209,9 @@ def finite(value: float) -> float | None:
 
 
 def peak_memory_bytes() -> int | None:
-    """Return the largest resident size of this process so far; None where the system does not tell."""
+    """Return the largest resident size of this process so far; None where the system does not
+    tell.
+    """
     try:
         import resource
     except ModuleNotFoundError:  # Windows

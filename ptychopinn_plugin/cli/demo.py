@@ -1,4 +1,6 @@
-"""The whole story in a few minutes: simulate, train, save, load in a new process, reconstruct a held-out scan."""
+"""The whole story in a few minutes: simulate, train, save, load in a new process, reconstruct a
+held-out scan.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,11 @@ def _reconstruct(scan: Path, model: Path, folder: Path, runtime: RuntimeConfig) 
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
         raise PluginError(
-            explain('The reconstruction failed', received=f'exit code {done.returncode}', cure='See above')
+            explain(
+                'The reconstruction failed',
+                received=f'exit code {done.returncode}',
+                cure='See above',
+            )
         )
     report: dict[str, Any] = json.loads(lines[-1])
     return report

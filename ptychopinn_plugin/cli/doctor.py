@@ -1,4 +1,6 @@
-"""What is installed, what it runs on, and what to install for the rest. Frameworks load in a child process each."""
+"""What is installed, what it runs on, and what to install for the rest. Frameworks load in a child
+process each.
+"""
 
 from __future__ import annotations
 

@@ -31,7 +31,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument('--json', action='store_true', help='print one JSON object as the last line')
+    shared.add_argument(
+        '--json', action='store_true', help='print one JSON object as the last line'
+    )
     shared.add_argument('--debug', action='store_true', help='show tracebacks and debug messages')
     sub = parser.add_subparsers(title='commands', required=True, metavar='COMMAND')
 
@@ -43,11 +45,15 @@ def build_parser() -> argparse.ArgumentParser:
     _reconstruct(command('reconstruct', commands.reconstruct, 'make the object of a scan'))
     _train(command('train', commands.train, 'train a network on one or several scans'))
     _simulate(command('simulate', commands.simulate, 'make a scan of a known object'))
-    _compare(command('compare', commands.compare, 'score an object against a true or reference one'))
+    _compare(
+        command('compare', commands.compare, 'score an object against a true or reference one')
+    )
     info = command('info', commands.info, 'say what a model, scan or result file holds')
     info.add_argument('file', type=Path)
     command('doctor', commands.doctor, 'say which back ends and devices are there, what to install')
-    demo = command('demo', commands.demo, 'simulate, train, save, load, reconstruct: the whole story')
+    demo = command(
+        'demo', commands.demo, 'simulate, train, save, load, reconstruct: the whole story'
+    )
     demo.add_argument('--folder', type=Path, default=Path('demo'), help='where its files go (demo)')
     add_settings(demo, RuntimeConfig)
     return parser
@@ -57,7 +63,9 @@ def _reconstruct(p: argparse.ArgumentParser) -> None:
     _scan_flags(p)
     p.add_argument('scan', type=Path, metavar='SCAN')
     p.add_argument('--model', type=Path, metavar='FILE', help='model file for the network start')
-    p.add_argument('--output', type=Path, metavar='FILE', help='product .h5 or result .npz to write')
+    p.add_argument(
+        '--output', type=Path, metavar='FILE', help='product .h5 or result .npz to write'
+    )
     p.add_argument('--figure', type=Path, metavar='PNG', help='summary figure to write')
     add_settings(p, ReconstructionConfig)
     add_settings(p, RuntimeConfig)
@@ -73,7 +81,9 @@ def _train(p: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     p.add_argument('--initial', type=Path, metavar='FILE', help='model file to start from')
     p.add_argument('--folder', type=Path, help='checkpoints and logs (beside the model file)')
-    p.add_argument('--resume', action='store_true', help='go on from the last checkpoint in the folder')
+    p.add_argument(
+        '--resume', action='store_true', help='go on from the last checkpoint in the folder'
+    )
     add_settings(p, ModelConfig, leave=('pattern_size_px',))
     add_settings(p, TrainingConfig)
     add_settings(p, RuntimeConfig)
@@ -85,8 +95,12 @@ def _simulate(p: argparse.ArgumentParser) -> None:
 
 
 def _compare(p: argparse.ArgumentParser) -> None:
-    p.add_argument('result', type=Path, metavar='RESULT', help='product or NPZ that was reconstructed')
-    p.add_argument('truth', type=Path, metavar='TRUTH', help='scan with a known object, or a product')
+    p.add_argument(
+        'result', type=Path, metavar='RESULT', help='product or NPZ that was reconstructed'
+    )
+    p.add_argument(
+        'truth', type=Path, metavar='TRUTH', help='scan with a known object, or a product'
+    )
     p.add_argument('--truth-key', metavar='KEY', help='array in an NPZ to compare with')
 
 
@@ -96,7 +110,9 @@ def _scan_flags(p: argparse.ArgumentParser) -> None:
         help='what the patterns in the file are (auto: told by their values)',
     )  # fmt: skip
     p.add_argument('--probe-key', metavar='KEY', help='array in the scan file to take as the probe')
-    p.add_argument('--product', type=Path, metavar='FILE', help='product file of a diffraction file')
+    p.add_argument(
+        '--product', type=Path, metavar='FILE', help='product file of a diffraction file'
+    )
 
 
 def add_settings(p: argparse.ArgumentParser, config: type, leave: tuple[str, ...] = ()) -> None:

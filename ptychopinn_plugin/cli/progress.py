@@ -1,4 +1,6 @@
-"""Progress on the terminal: one bar with time left, on standard error; plain lines when it is not a terminal."""
+"""Progress on the terminal: one bar with time left, on standard error; plain lines when it is not a
+terminal.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,20 @@ class Bar:
 
     def __init__(self, title: str, total: float) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         self._console = Console(stderr=True)
         self._live = self._console.is_terminal
         self._progress = Progress(
             TextColumn('{task.description}'), BarColumn(), TextColumn('{task.percentage:>3.0f} %'),
-            TimeElapsedColumn(), TextColumn('left'), TimeRemainingColumn(), TextColumn('{task.fields[note]}'),
+            TimeElapsedColumn(), TextColumn('left'), TimeRemainingColumn(),
+            TextColumn('{task.fields[note]}'),
             console=self._console, transient=False, disable=not self._live,
         )  # fmt: skip
         self._task = self._progress.add_task(title, total=total, note='')
@@ -29,7 +38,10 @@ class Bar:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._progress.stop()
 

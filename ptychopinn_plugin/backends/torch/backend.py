@@ -80,7 +80,9 @@ class TorchBackend:
 
 
 def _prepare(runtime: RuntimeConfig) -> torch.device:
-    """Set threads and flush denormals (they slow CPU sweeps by a factor of 40); return the device."""
+    """Set threads and flush denormals (they slow CPU sweeps by a factor of 40); return the
+    device.
+    """
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
     torch.set_flush_denormal(True)

@@ -1,7 +1,8 @@
-"""What a training step sees: groups of patterns of one scan as tensors, in an order fixed by seed and epoch.
+"""What a training step sees: groups of patterns of one scan as tensors, in an order fixed by seed
+and epoch.
 
-A batch is made of compact clusters of neighbours, so that its patches overlap on the common canvas; which
-patterns make a cluster changes from epoch to epoch.
+A batch is made of compact clusters of neighbours, so that its patches overlap on the common canvas;
+which patterns make a cluster changes from epoch to epoch.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ CLUSTER = 4  # neighbours drawn together; a batch holds several clusters
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A scan made ready for networks: rows usable, scales and, for supervised training, the truth."""
+    """A scan made ready for networks: rows usable, scales and, for supervised training, the
+    truth.
+    """
 
     scan: Scan
     rows: Rows
@@ -38,7 +41,9 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """B groups of C patterns: inputs (B, C, N, N), and per pattern counts (B C, N, N), corners, shifts (B C, 2)."""
+    """B groups of C patterns: inputs (B, C, N, N), and per pattern counts (B C, N, N), corners,
+    shifts (B C, 2).
+    """
 
     source: Source
     inputs: Tensor
@@ -110,7 +115,9 @@ class Batches(IterableDataset[Batch]):
         return sum(len(self._groups(s, np.random.default_rng(0))) for s in self.sources)
 
     def _groups(self, source: Source, rng: np.random.Generator) -> list[Rows]:
-        """Return the groups (B, C) of every batch of a scan: clusters dealt at random into batches."""
+        """Return the groups (B, C) of every batch of a scan: clusters dealt at random into
+        batches.
+        """
         positions = source.scan.positions_px[source.rows]
         groups = source.rows[
             neighbour_groups(positions, self.channels, None if self.fixed else rng)

@@ -1,7 +1,8 @@
 """The network's own estimate of the object: patches of every pattern, stitched where they belong.
 
-Every pattern is the first of its own group once; each predicted patch is added at the position of the pattern
-that its channel stands for, weighted by the light |P|^2 on it. Patches of different positions are never mixed.
+Every pattern is the first of its own group once; each predicted patch is added at the position of
+the pattern that its channel stands for, weighted by the light |P|^2 on it. Patches of different
+positions are never mixed.
 """
 
 from __future__ import annotations
@@ -21,8 +22,12 @@ from .batches import batch, source
 from .network import Autoencoder
 from .weights import import_weights
 
-BATCH_PIXELS = 32 * 64 * 64  # patterns times their pixels in one pass: speed has levelled off, memory is small
-UNLIT = 1e-6  # of the brightest pixel: below, the object is unknown and set to the mean transmission
+BATCH_PIXELS = (
+    32 * 64 * 64
+)  # patterns times their pixels in one pass: speed has levelled off, memory is small
+UNLIT = (
+    1e-6  # of the brightest pixel: below, the object is unknown and set to the mean transmission
+)
 
 
 @torch.inference_mode()

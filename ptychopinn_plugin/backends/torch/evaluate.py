@@ -20,7 +20,9 @@ BATCH = 64
 def predict(
     scan: Scan, image: ObjectImage, probe: Complex, device: torch.device
 ) -> tuple[float, Callable[[int], Float]]:
-    """Return sum(|F| - sqrt(I))^2 / sum(I) over good pixels, and a function that predicts the pattern of a row."""
+    """Return sum(|F| - sqrt(I))^2 / sum(I) over good pixels, and a function that predicts the
+    pattern of a row.
+    """
     place = windows(scan, image.frame)
     corner, shift = (torch.from_numpy(v).to(device) for v in (place.corner_px, place.shift_px))
     object_, modes = (torch.from_numpy(v).to(device) for v in (image.object, probe))
@@ -38,6 +40,6 @@ def predict(
 
     def pattern(row: int) -> Float:
         with torch.inference_mode():
-            return patterns(slice(row, row + 1))[0].cpu().numpy()  # type: ignore[no-any-return]
+            return patterns(slice(row, row + 1))[0].cpu().numpy()
 
     return error / float(scan.totals.sum()), pattern

@@ -77,13 +77,16 @@ class PatchModule(pl.LightningModule):
 def on_one_canvas(patches: Tensor, light: Tensor, corner_px: Tensor) -> Tensor:
     """Merge overlapping patches (B, N, N), weighted by their light, and cut them out again.
 
-    What comes back is one object seen through every window: the overlap constraint, whatever the batch.
+    What comes back is one object seen through every window: the overlap constraint, whatever the
+    batch.
     """
-    side = patches.shape[-1]
-    low = corner_px.amin(0)
-    height, width = (int(v) for v in corner_px.amax(0) - low + side)
-    corner, shape = corner_px - low, (height, width)
-    weight = light + LIGHT_FLOOR * light.amax()
-    total = physics.merge(weight, corner, shape)
-    canvas = physics.merge(patches * weight, corner, shape) / total.clamp(min=1e-12)
-    return physics.extract(canvas, corner, side)
+    width = int(corner_px[:, 1].max()) + patches.shape[-1]
+    # Only the pixels that some patch covers get a place: the canvas of a few patches of a large
+    # scan stays small.
+    covered, index = torch.unique(
+        physics.pixels(corner_px, patches.shape[-1], width), return_inverse=True
+    )
+    weight = (light + LIGHT_FLOOR * light.amax()).reshape(-1)
+    total = weight.new_zeros(len(covered)).index_add(0, index, weight)
+    canvas = patches.new_zeros(len(covered)).index_add(0, index, patches.reshape(-1) * weight)
+    return (canvas / total).index_select(0, index).reshape(patches.shape)

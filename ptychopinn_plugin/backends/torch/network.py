@@ -1,7 +1,7 @@
 """The networks of `plan` as torch modules: patterns in, complex object patches out.
 
-Input (B, C, N, N) normalised amplitudes, zero frequency at [N // 2, N // 2]; output (B, C, N, N) complex64
-patches whose centre is (N - 1) / 2.
+Input (B, C, N, N) normalised amplitudes, zero frequency at [N // 2, N // 2]; output (B, C, N, N)
+complex64 patches whose centre is (N - 1) / 2.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Autoencoder(nn.Module):
         self.plan = plan
         # Keys cannot hold dots in a ModuleDict; the canonical name is restored in `weights`.
         self.convolutions = nn.ModuleDict({key(c.name): _conv(c) for c in plan.convolutions()})
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, amplitudes: Tensor) -> Tensor:
         """Return complex patches (B, C, N, N) for normalised amplitudes (B, C, N, N)."""
@@ -45,7 +45,9 @@ class Autoencoder(nn.Module):
         return self.convolutions[key(conv.name)](x)  # type: ignore[no-any-return]
 
     def _decode(self, x: Tensor, decoder: Decoder) -> Tensor:
-        """Return the pre-activation map (B, C, N, N): the fine centre inside the coarse outer frame."""
+        """Return the pre-activation map (B, C, N, N): the fine centre inside the coarse outer
+        frame.
+        """
         for stage in decoder.stages:
             x = functional.interpolate(self._stage(x, stage), scale_factor=2, mode='nearest')
         side, centre = self.plan.side_px, self.plan.central_px
@@ -79,6 +81,8 @@ def key(name: str) -> str:
 
 def _conv(conv: Conv) -> nn.Conv2d:
     made = nn.Conv2d(conv.inputs, conv.outputs, 3, padding=1)
-    nn.init.xavier_uniform_(made.weight)  # Keras's default, which the published network was trained with
-    nn.init.zeros_(made.bias)
+    nn.init.xavier_uniform_(
+        made.weight
+    )  # Keras's default, which the published network was trained with
+    nn.init.constant_(made.bias, 0.0)  # type: ignore[arg-type]
     return made

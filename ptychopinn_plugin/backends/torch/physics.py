@@ -2,9 +2,9 @@
 
     I_j = sum_m |F{ P_m(r - d_j) O(r) }|^2
 
-`extract` is a gather on integer windows and `merge` its exact adjoint; the sub-pixel remainder d_j moves the
-probe by the Fourier shift theorem. `far_field` is unitary with the zero frequency at [N // 2, N // 2].
-Letters as in `scan`: B patterns, P modes, N side, H x W object. Mirrors `reference`.
+`extract` is a gather on integer windows and `merge` its exact adjoint; the sub-pixel remainder d_j
+moves the probe by the Fourier shift theorem. `far_field` is unitary with the zero frequency at [N
+// 2, N // 2]. Letters as in `scan`: B patterns, P modes, N side, H x W object. Mirrors `reference`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from torch import Tensor
 
 
 def shift_phase(shift_px: Tensor, side: int) -> Tensor:
-    """Return exp(-2 pi i k d) on the unshifted frequency grid, (B, N, N), for shifts (B, 2) (y, x) [px]."""
+    """Return exp(-2 pi i k d) on the unshifted frequency grid, (B, N, N), for shifts (B, 2) (y, x)
+    [px].
+    """
     k = torch.fft.fftfreq(side, device=shift_px.device, dtype=shift_px.dtype)
     angle = -2 * math.pi * k * shift_px[..., None]  # (B, 2, N)
     axes = torch.polar(torch.ones_like(angle), angle)
-    return axes[:, 0, :, None] * axes[:, 1, None, :]
+    phase: Tensor = axes[:, 0, :, None] * axes[:, 1, None, :]
+    return phase
 
 
 def shift_probe(probe: Tensor, shift_px: Tensor) -> Tensor:
@@ -29,30 +32,47 @@ def shift_probe(probe: Tensor, shift_px: Tensor) -> Tensor:
     return torch.fft.ifft2(spectrum[None] * shift_phase(shift_px, probe.shape[-1])[:, None])
 
 
+def pixels(corner_px: Tensor, side: int, width: int) -> Tensor:
+    """Return the flat canvas index of every pixel of the windows at corner_px (B, 2), (B * N *
+    N,).
+    """
+    span = torch.arange(side, device=corner_px.device)
+    rows = (corner_px[:, 0, None] + span)[:, :, None] * width
+    return (rows + (corner_px[:, 1, None] + span)[:, None, :]).reshape(-1)
+
+
 def extract(object_: Tensor, corner_px: Tensor, side: int) -> Tensor:
-    """Return the (B, N, N) windows of object (H, W) whose first pixels are corner_px (B, 2) (y, x)."""
+    """Return the (B, N, N) windows of object (H, W) whose first pixels are corner_px (B, 2) (y,
+    x).
+    """
+    if object_.requires_grad:
+        # Torch sums the gradient of an indexed view one element after another: 2300 ms against 1
+        # ms.
+        index = pixels(corner_px, side, object_.shape[1])
+        return object_.reshape(-1).index_select(0, index).reshape(-1, side, side)
     return object_.unfold(0, side, 1).unfold(1, side, 1)[corner_px[:, 0], corner_px[:, 1]]
 
 
 def merge(patches: Tensor, corner_px: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Add patches (B, N, N) into a zero (H, W) canvas at corner_px: the exact adjoint of `extract`."""
-    side = patches.shape[-1]
-    span = torch.arange(side, device=patches.device)
-    rows = (corner_px[:, 0, None] + span)[:, :, None] * shape[1]
-    index = (rows + (corner_px[:, 1, None] + span)[:, None, :]).reshape(-1)
+    """Add patches (B, N, N) into a zero (H, W) canvas at corner_px: the exact adjoint of
+    `extract`.
+    """
     canvas = patches.new_zeros(shape[0] * shape[1])
+    index = pixels(corner_px, patches.shape[-1], shape[1])
     return canvas.index_add(0, index, patches.reshape(-1)).reshape(shape)
 
 
 def illuminate(patches: Tensor, probes: Tensor) -> Tensor:
-    """Return exit waves (B, P, N, N) of patches (B, N, N) under probes (B, P, N, N) or (1, P, N, N)."""
+    """Return exit waves (B, P, N, N) of patches (B, N, N) under probes (B, P, N, N) or (1, P, N,
+    N).
+    """
     return patches[:, None] * probes
 
 
 def far_field(waves: Tensor) -> Tensor:
     """Return the unitary centred Fourier transform over the last two axes."""
-    # Where the real-space origin lies only multiplies the field by a phase, but a centred transform is what
-    # the oracle and the readers expect.
+    # Where the real-space origin lies only multiplies the field by a phase, but a centred
+    # transform is what the oracle and the readers expect.
     inner = torch.fft.ifftshift(waves, dim=(-2, -1))
     return torch.fft.fftshift(torch.fft.fft2(inner, norm='ortho'), dim=(-2, -1))
 
@@ -63,5 +83,7 @@ def intensity(field: Tensor) -> Tensor:
 
 
 def diffract(object_patches: Tensor, probes: Tensor) -> Tensor:
-    """Return the predicted intensities (B, N, N), in counts when the probe is normalised to counts."""
+    """Return the predicted intensities (B, N, N), in counts when the probe is normalised to
+    counts.
+    """
     return intensity(far_field(illuminate(object_patches, probes)))

@@ -1,14 +1,15 @@
-"""Physics sweeps on the object: batched regularised PIE over batches of patterns that lie far apart.
+"""Physics sweeps on the object: batched regularised PIE over batches of patterns that lie far
+apart.
 
-Each step compares the predicted far-field amplitudes of a batch with the measured ones and merges the
-correction onto the object,
+Each step compares the predicted far-field amplitudes of a batch with the measured ones and merges
+the correction onto the object,
 
     O += sum_j conj(P_j) F^-1{ (sqrt(I_j) / |F_j| - 1) F_j } / ((1 - a) sum_j |P_j|^2 + a max|P|^2),
 
-with P_j the probe moved to position j and a = `REGULARISATION` (rPIE, doi:10.1364/OPTICA.4.000736). The
-patterns of a batch are spread over the object, so that a batch steps nearly as far as one pattern at a time
-would, and the batches stay the same in every sweep, so that the shifted probes and the denominators are
-computed once. The order of the batches is drawn anew for every sweep.
+with P_j the probe moved to position j and a = `REGULARISATION` (rPIE, doi:10.1364/OPTICA.4.000736).
+The patterns of a batch are spread over the object, so that a batch steps nearly as far as one
+pattern at a time would, and the batches stay the same in every sweep, so that the shifted probes
+and the denominators are computed once. The order of the batches is drawn anew for every sweep.
 """
 
 from __future__ import annotations
@@ -24,18 +25,22 @@ from torch import Tensor
 from ...config import ReconstructionConfig
 from ...geometry import windows
 from ...grouping import spread_batches
-from ...scaling import amplitudes
 from ...result import ObjectImage, Sweep
+from ...scaling import amplitudes
 from ...scan import Array, Complex, Scan
 from . import physics
 
 REGULARISATION = 0.3  # 0.02 diverges, 0.1 is faster for 5 sweeps and noisier after 20
-CACHE_BYTES = 1 << 30  # shifted probes kept between sweeps; beyond it they are made anew for every batch
+CACHE_BYTES = (
+    1 << 30
+)  # shifted probes kept between sweeps; beyond it they are made anew for every batch
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """One step's constants: rows (B,), corners (B, 2), amplitudes (B, N, N) with the zero frequency first."""
+    """One step's constants: rows (B,), corners (B, 2), amplitudes (B, N, N) with the zero frequency
+    first.
+    """
 
     rows: Array
     corner_px: Tensor
@@ -70,7 +75,9 @@ class Sweeper:
         )
 
     def sweep(self) -> float:
-        """Visit every batch once in random order; return sum(|F| - sqrt(I))^2 / sum(I) met on the way."""
+        """Visit every batch once in random order; return sum(|F| - sqrt(I))^2 / sum(I) met on the
+        way.
+        """
         error = 0.0
         for number in self.rng.permutation(len(self.batches)):
             error += self._step(int(number))
@@ -93,7 +100,11 @@ class Sweeper:
         change = torch.fft.ifft2(field, norm='ortho')
         if self.update_probe:
             self._step_probe(batch, patches, change)
-        step = (probes.conj() * change).sum(1) if len(self.probe) > 1 else probes.conj()[:, 0] * change[:, 0]
+        step = (
+            (probes.conj() * change).sum(1)
+            if len(self.probe) > 1
+            else probes.conj()[:, 0] * change[:, 0]
+        )
         self._merge(step.mul_(weight), batch.corner_px)
         return error
 
@@ -108,7 +119,9 @@ class Sweeper:
         total = physics.merge(power, batch.corner_px, shape)
         floor = REGULARISATION * power.max()
         weight = physics.extract(
-            ((1 - REGULARISATION) * total + floor).reciprocal_(), batch.corner_px, self.probe.shape[-1]
+            ((1 - REGULARISATION) * total + floor).reciprocal_(),
+            batch.corner_px,
+            self.probe.shape[-1],
         )
         if self.cache is not None:
             self.cache[number] = (probes, weight)
@@ -120,7 +133,8 @@ class Sweeper:
         if patches.is_cuda:
             self.object += physics.merge(patches, corner_px, tuple(self.object.shape))  # type: ignore[arg-type]
             return
-        # Slices of contiguous rows are several times faster than a scatter through an index on a CPU.
+        # Slices of contiguous rows are several times faster than a scatter through an index on a
+        # CPU.
         canvas, values = self.object.numpy(), patches.numpy()
         for (y, x), value in zip(corner_px.tolist(), values, strict=True):
             canvas[y : y + side, x : x + side] += value
@@ -141,7 +155,9 @@ class Sweeper:
 
 
 def default_batch_size(scan: Scan) -> int:
-    """Return a batch size that keeps the patterns of a batch apart and the arithmetic in the cache."""
+    """Return a batch size that keeps the patterns of a batch apart and the arithmetic in the
+    cache.
+    """
     return max(4, min(32, len(scan) // 8))
 
 

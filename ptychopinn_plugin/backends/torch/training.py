@@ -1,6 +1,7 @@
 """Training with Lightning: checkpoints, early stopping, resuming, and an `Epoch` for every epoch.
 
-Everything that only training needs is imported here, so that reconstructing never waits for Lightning.
+Everything that only training needs is imported here, so that reconstructing never waits for
+Lightning.
 """
 
 from __future__ import annotations
@@ -31,13 +32,17 @@ from .module import PatchModule
 from .weights import export_weights, import_weights
 
 log = logging.getLogger(__name__)
-logging.getLogger('lightning.pytorch').setLevel(logging.WARNING)  # which devices are there, tips, adverts
+logging.getLogger('lightning.pytorch').setLevel(
+    logging.WARNING
+)  # which devices are there, tips, adverts
 
 LAST, BEST = 'last.ckpt', 'best.ckpt'
 
 
 class Reporter(pl.Callback):
-    """Turn Lightning's metrics into `Epoch`s, remember them in the checkpoint, stop on a loss that is not finite."""
+    """Turn Lightning's metrics into `Epoch`s, remember them in the checkpoint, stop on a loss that
+    is not finite.
+    """
 
     def __init__(self, on_epoch: EpochCallback, on_step: StepCallback) -> None:
         self.on_epoch, self.on_step = on_epoch, on_step
@@ -49,9 +54,16 @@ class Reporter(pl.Callback):
         self._begun = time.perf_counter()
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, number: int
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        number: int,
     ) -> None:
-        """Report the step; stop at once when the loss is not finite, while the best checkpoint is good."""
+        """Report the step; stop at once when the loss is not finite, while the best checkpoint is
+        good.
+        """
         loss = float(outputs['loss'])
         if not math.isfinite(loss):
             raise TrainingError(
@@ -104,7 +116,9 @@ def train(
     last = folder / LAST
     if resume and not last.is_file():
         raise ConfigError(
-            explain('There is no training to resume', expected=f'{last}', cure='Train without resume')
+            explain(
+                'There is no training to resume', expected=f'{last}', cure='Train without resume'
+            )
         )
     if not resume:
         _clear(folder)
@@ -123,7 +137,9 @@ def train(
         _fit(trainer, module, loaders, last if resume else None)
     except (StopTraining, TrainingError) as reason:
         if not (folder / BEST).is_file():
-            raise TrainingError(f'{reason or "Stopped"} (before the first epoch had finished)') from reason
+            raise TrainingError(
+                f'{reason or "Stopped"} (before the first epoch had finished)'
+            ) from reason
         ended = str(reason) or 'stopped'
         log.warning('%s; the best model so far is kept', ended)
     return _best(folder, model, training, reporter, scans, ended)
@@ -148,7 +164,9 @@ def _datasets(
 
 
 def split(m: int, fraction: float, channels: int, seed: int) -> tuple[Rows, Rows]:
-    """Return (training, held-out) rows of a scan; nothing is held out when too few patterns would be left."""
+    """Return (training, held-out) rows of a scan; nothing is held out when too few patterns would
+    be left.
+    """
     count = round(m * fraction)
     if count < channels or m - count < max(channels, count):
         return np.arange(m), np.arange(0)
@@ -167,9 +185,13 @@ def _trainer(
     monitor = 'validation_loss' if watch else 'training_loss'
     callbacks: list[pl.Callback] = [
         ModelCheckpoint(
-            folder, 'best', monitor=monitor, save_last=True, enable_version_counter=False,
+            folder,
+            'best',
+            monitor=monitor,
+            save_last=True,
+            enable_version_counter=False,
             save_on_train_epoch_end=True,
-        )  # fmt: skip
+        )
     ]
     if training.patience:
         callbacks.append(
@@ -214,7 +236,8 @@ def _fit(
     validation = loaders[1] if len(loaders) > 1 else None
     try:
         with warnings.catch_warnings():
-            # Advice for clusters of machines: workers in the loader, an IterableDataset with a length.
+            # Advice for clusters of machines: workers in the loader, an IterableDataset with a
+            # length.
             warnings.filterwarnings('ignore', module='lightning')
             trainer.fit(module, loaders[0], validation, ckpt_path=ckpt, weights_only=True)
     except SystemExit as error:  # Lightning's answer to Ctrl-C
@@ -249,6 +272,8 @@ def _best(
 
 
 def _clear(folder: Path) -> None:
-    """Remove an earlier training's checkpoints: best.ckpt of another run must never be taken for ours."""
+    """Remove an earlier training's checkpoints: best.ckpt of another run must never be taken for
+    ours.
+    """
     for name in (LAST, BEST):
         (folder / name).unlink(missing_ok=True)

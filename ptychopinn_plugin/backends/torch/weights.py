@@ -1,4 +1,6 @@
-"""Canonical weights to and from the torch network. Torch's own kernel layout (out, in, rows, columns) is canonical."""
+"""Canonical weights to and from the torch network. Torch's own kernel layout (out, in, rows,
+columns) is canonical.
+"""
 
 from __future__ import annotations
 

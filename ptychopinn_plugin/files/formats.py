@@ -1,0 +1,172 @@
+"""Which format a file has, and the calls that do not care."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError, DataFileMissingError, explain, require
+from ..result import Reconstruction
+from ..scan import Scan
+from .counts import check_kind
+from .cxi import load_cxi, save_cxi
+from .hdf5 import load_pair, load_training, save_training
+from .npz import load_npz, open_npz, save_npz
+from .paths import Source, check_target, existing_file, kind_of
+from .product import load_object, save_product, save_reconstruction_npz
+from .safe_hdf5 import has, open_hdf5
+
+DIFFRACTION_FILE, PRODUCT_FILE = 'diffraction.h5', 'product.h5'
+WRITERS = {'.npz': save_npz, '.h5': save_training, '.hdf5': save_training, '.cxi': save_cxi}
+SCAN_SUFFIXES = tuple(WRITERS)
+RESULT_SUFFIXES = ('.npz', '.h5', '.hdf5')
+
+
+def load_scan(
+    path: Source,
+    *,
+    diffraction: str = 'auto',
+    probe_key: str | None = None,
+    product: Source | None = None,
+) -> Scan:
+    """Return the scan of a file, or of a folder with the host's diffraction and product files.
+
+    `diffraction` says what the numbers are ('auto', 'counts', 'amplitude'); `probe_key` names
+    another array of an NPZ file as the probe; `product` is the host's product file for patterns
+    without positions (DC-1).
+    Raises `DataError`, or `DataFileMissingError`, in one line.
+    """
+    check_kind(diffraction)
+    file, name = _entry(Path(path))
+    kind = _format(file)
+    _check_options(file, kind, probe_key, product)
+    if kind == 'npz':
+        return load_npz(file, diffraction=diffraction, probe_key=probe_key)
+    if kind == 'training':
+        return load_training(file, diffraction=diffraction)
+    if kind == 'cxi':
+        other = None if product is None else Path(product)
+        return load_cxi(file, diffraction=diffraction, product=other)
+    other = file.parent / PRODUCT_FILE if product is None else Path(product)
+    return load_pair(file, other, diffraction=diffraction, name=name)
+
+
+def save_scan(scan: Scan, path: Source) -> None:
+    """Write a scan in the format of the suffix: .npz, .h5 (the host's training format) or .cxi."""
+    file = Path(path)
+    check_target(file, SCAN_SUFFIXES)
+    WRITERS[file.suffix.lower()](scan, file)
+
+
+def save_result(
+    path: Source, scan: Scan, reconstruction: Reconstruction, *, name: str = '', comments: str = ''
+) -> None:
+    """Write a result: .npz as plain arrays, .h5 as a product that the host opens."""
+    file = Path(path)
+    check_target(file, RESULT_SUFFIXES)
+    if file.suffix.lower() == '.npz':
+        save_reconstruction_npz(file, reconstruction)
+    else:
+        save_product(file, scan, reconstruction, name=name, comments=comments)
+
+
+def describe(path: Source) -> dict[str, Any]:
+    """Return what a scan or result file holds, in plain values."""
+    file, _ = _entry(Path(path))
+    kind = _format(file)
+    if kind == 'product' or (kind == 'npz' and _holds_result(file)):
+        stored = load_object(file)
+        return {
+            'kind': 'product' if kind == 'product' else 'result',
+            'object_shape': list(stored.object.shape),
+            'origin_px': list(stored.origin_px),
+            'probe_modes': 0 if stored.probe is None else len(stored.probe),
+        }
+    scan = load_scan(path)
+    known = {k: v for k, v in asdict(scan.geometry).items() if v is not None}
+    return {
+        'kind': f'scan ({kind})',
+        'patterns': len(scan),
+        'pattern_size_px': scan.side_px,
+        'dtype': str(scan.counts.dtype),
+        'counts_per_pattern': float(scan.totals.mean()),
+        'bad_pixels': int(scan.bad_pixels.sum()),
+        'probe_modes': len(scan.probe),
+        'object_shape': list(scan.frame.shape),
+        'object_guess': scan.object_guess is not None,
+        'true_object': scan.true_object is not None,
+        **known,
+    }
+
+
+def _holds_result(file: Path) -> bool:
+    with open_npz(file) as archive:
+        return 'object' in archive and 'xcoords' not in archive
+
+
+def _entry(path: Path) -> tuple[Path, str]:
+    """Return the file to open, and the folder's name where a folder was given."""
+    if not path.is_dir():
+        return existing_file(path), ''
+    file = path / DIFFRACTION_FILE
+    if not file.exists():
+        raise DataFileMissingError(
+            explain(
+                f'The folder {path} holds no {DIFFRACTION_FILE}',
+                cure=f'Give a file, or a folder with {DIFFRACTION_FILE} and {PRODUCT_FILE}',
+            )
+        )
+    return existing_file(file), path.resolve().name
+
+
+def _format(file: Path) -> str:
+    """Return 'npz', 'cxi', 'training', 'diffraction', 'product', or '' for none of them."""
+    kind = kind_of(file)
+    if kind != 'hdf5':
+        return kind
+    with open_hdf5(file) as h5:
+        if has(h5, 'entry_1'):
+            return 'cxi'
+        if has(h5, 'patterns'):
+            return 'training' if has(h5, 'probe_position_x_px') else 'diffraction'
+        if has(h5, 'probe_position_x_m'):
+            return 'product'
+        raise DataError(
+            explain(
+                'The HDF5 file holds no scan',
+                expected='patterns and indexes (Ptychodus), or entry_1 (CXI)',
+                received=f'keys={", ".join(list(h5)[:12]) or "none"}',
+            )
+        )
+
+
+def _check_options(file: Path, kind: str, probe_key: str | None, product: Source | None) -> None:
+    require(
+        kind,
+        DataError,
+        f'{file.name}: The format is unknown',
+        expected='an NPZ, Ptychodus HDF5 or CXI file',
+        received=f'suffix={file.suffix or "none"} and unknown first bytes',
+        cure='Convert the file to NPZ',
+    )
+    require(
+        kind != 'product',
+        DataError,
+        f'{file.name}: The file is a product and holds no patterns',
+        expected=f'a {DIFFRACTION_FILE}',
+        cure=f'Give {DIFFRACTION_FILE} and name this file with --product',
+    )
+    require(
+        kind == 'npz' or probe_key is None,
+        DataError,
+        f'{file.name}: A probe key can be chosen in NPZ files only',
+        received=f'probe_key={probe_key}',
+    )
+    require(
+        kind in ('diffraction', 'cxi') or product is None,
+        DataError,
+        f'{file.name}: The file has its own positions and probe',
+        expected='a product only with diffraction.h5 or CXI',
+        received=f'product={product}',
+    )

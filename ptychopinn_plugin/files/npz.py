@@ -1,0 +1,198 @@
+"""NPZ in and out: training files of PtychoPINN and of the host. No pickles, no trust in sizes."""
+
+from __future__ import annotations
+
+import math
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+
+from ..atomic import atomic_path
+from ..errors import DataError, explain, require
+from ..scan import Array, Bool, Complex, Frame, Scan
+from .counts import as_counts
+from .paths import blame, existing_file
+
+MAX_BYTES = 64 * 2**30
+PATTERN_KEYS = ('diff3d', 'diffraction')
+SCALE_KEY = 'diff3d_scale'
+
+# Everything zipfile, zlib and the array reader raise on damaged bytes.
+DAMAGE = (
+    zipfile.BadZipFile, zlib.error, EOFError, ValueError, TypeError, SyntaxError, KeyError,
+    NotImplementedError, RuntimeError, OverflowError, MemoryError, tokenize.TokenError,
+)  # fmt: skip
+
+
+class Archive:
+    """The arrays of an open NPZ file, read one at a time and checked before memory is taken."""
+
+    def __init__(self, members: zipfile.ZipFile) -> None:
+        self._zip = members
+        self.keys = tuple(n.removesuffix('.npy') for n in members.namelist() if n.endswith('.npy'))
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.keys
+
+    def read(self, key: str) -> Array:
+        """Return one array; raise `DataError` when it is missing, damaged or pickled."""
+        require(
+            key in self,
+            DataError,
+            f'The array {key} is missing',
+            received=f'keys={", ".join(self.keys) or "none"}',
+        )
+        try:
+            self._check_header(key)
+            with self._zip.open(key + '.npy') as stream:
+                array: Array = npy.read_array(stream, allow_pickle=False)
+        except DataError:
+            raise
+        except DAMAGE as error:
+            raise DataError(
+                explain(
+                    f'The array {key} is damaged', received=str(error), cure='Copy the file again'
+                )
+            ) from error
+        return array
+
+    def get(self, key: str) -> Array | None:
+        """Return one array, or None when the file has none of this name."""
+        return self.read(key) if key in self else None
+
+    def _check_header(self, key: str) -> None:
+        info = self._zip.getinfo(key + '.npy')
+        with self._zip.open(info) as stream:
+            version = npy.read_magic(stream)
+            read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+            shape, _, dtype = read(stream)
+        require(
+            not dtype.hasobject and dtype.kind in 'buifcSU',
+            DataError,
+            f'The array {key} does not hold numbers',
+            expected='an array of numbers, never of Python objects',
+            received=f'{key}.dtype={dtype}',
+            cure='Save it again as a plain array',
+        )
+        declared = math.prod(shape) * dtype.itemsize
+        require(
+            min(shape, default=0) >= 0 and declared <= min(info.file_size, MAX_BYTES),
+            DataError,
+            f'The array {key} declares more than the file holds',
+            expected=f'at most {min(info.file_size, MAX_BYTES)} bytes',
+            received=f'{key}.shape={shape}, {declared} bytes',
+            cure='Copy the file again',
+        )
+
+
+@contextmanager
+def open_npz(file: Path) -> Iterator[Archive]:
+    """Yield the archive of an NPZ file; every error inside names the file."""
+    with blame(file):
+        try:
+            members = zipfile.ZipFile(file)
+        except DAMAGE as error:
+            raise DataError(
+                explain(
+                    'The file is damaged or not an NPZ file',
+                    received=str(error),
+                    cure='Copy it again',
+                )
+            ) from error
+        with members:
+            yield Archive(members)
+
+
+def load_npz(path: Path, *, diffraction: str = 'auto', probe_key: str | None = None) -> Scan:
+    """Return the scan of an NPZ training file (DC-2)."""
+    file = existing_file(path)
+    with open_npz(file) as archive:
+        bad = _mask(archive)
+        stored = archive.read(next((k for k in PATTERN_KEYS if k in archive), PATTERN_KEYS[0]))
+        guess, truth = archive.get('objectGuess'), archive.get('true_object')
+        frame = None
+        if guess is not None and guess.ndim == 2 and is_constant(guess):
+            frame = Frame((guess.shape[0], guess.shape[1])) if truth is None else None
+            guess = None
+        return Scan(
+            counts=as_counts(stored, _declared(archive, diffraction), bad),
+            positions_px=_positions(archive),
+            probe=archive.read(probe_key or 'probeGuess'),
+            bad_pixels=bad,  # type: ignore[arg-type]
+            frame=frame,  # type: ignore[arg-type]
+            object_guess=guess,
+            true_object=truth,
+            scan_index=scan_index(archive.get('scan_index')),  # type: ignore[arg-type]
+            name=file.stem,
+        )
+
+
+def save_npz(scan: Scan, path: Path) -> None:
+    """Write a scan as an NPZ training file, in counts, with ones for a missing `objectGuess`."""
+    positions = scan.positions_px - np.asarray(scan.frame.origin_px)
+    more: dict[str, Any] = {} if scan.true_object is None else {'true_object': scan.true_object}
+    with atomic_path(path) as part, open(part, 'wb') as stream:
+        np.savez_compressed(
+            stream,
+            xcoords=positions[:, 1],
+            ycoords=positions[:, 0],
+            xcoords_start=positions[:, 1],
+            ycoords_start=positions[:, 0],
+            diff3d=scan.counts,
+            diff3d_scale=np.array('counts'),
+            bad_pixels=scan.bad_pixels,
+            probeGuess=scan.probe,
+            objectGuess=object_array(scan),
+            scan_index=scan.scan_index,
+            **more,
+        )
+
+
+def object_array(scan: Scan) -> Complex:
+    """Return the scan's object guess, or ones in the shape of its frame."""
+    return (
+        np.ones(scan.frame.shape, np.complex64) if scan.object_guess is None else scan.object_guess
+    )
+
+
+def is_constant(array: Array) -> bool:
+    """Tell whether an object array is one value everywhere: a frame, but no guess."""
+    return array.size > 0 and bool((array == array.flat[0]).all())
+
+
+def scan_index(stored: Array | None) -> Array | None:
+    """Return a stored index, or None when it does not tell patterns apart (the host: zeros)."""
+    if stored is None or stored.ndim != 1 or stored.dtype.kind not in 'ui':
+        return None
+    return stored if len(np.unique(stored)) == len(stored) else None
+
+
+def _declared(archive: Archive, diffraction: str) -> str:
+    # Our own files say what they hold, so counts that are not integers (noise-free) read back.
+    if diffraction == 'auto' and SCALE_KEY in archive and 'diff3d' in archive:
+        return 'counts' if str(archive.read(SCALE_KEY)) == 'counts' else diffraction
+    return diffraction
+
+
+def _mask(archive: Archive) -> Bool | None:
+    stored = archive.get('bad_pixels')
+    return None if stored is None else stored.astype(bool)
+
+
+def _positions(archive: Archive) -> Array:
+    x, y = archive.read('xcoords'), archive.read('ycoords')
+    require(
+        x.ndim == 1 and x.shape == y.shape,
+        DataError,
+        'xcoords and ycoords are not two lists of the same length',
+        expected='shape (patterns,) for both',
+        received=f'xcoords.shape={x.shape}, ycoords.shape={y.shape}',
+    )
+    return np.stack([y, x], 1)

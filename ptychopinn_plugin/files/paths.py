@@ -1,0 +1,79 @@
+"""Files before they are opened: is there one, what is it, and whose fault is an error."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import DataError, DataFileMissingError, OutputError, explain, require
+
+Source = str | os.PathLike[str]
+
+HDF5_MAGIC = b'\x89HDF\r\n\x1a\n'
+ZIP_MAGIC = b'PK'
+
+
+def existing_file(path: Source, cure: str = 'Check the path') -> Path:
+    """Return the path of a file that is there and is not empty; raise `DataError` otherwise."""
+    file = Path(path)
+    if file.is_dir():
+        raise DataError(explain(f'{file} is a folder', expected='a file', cure=cure))
+    if not file.exists():
+        raise DataFileMissingError(explain(f'{file} does not exist', cure=cure))
+    require(file.stat().st_size > 0, DataError, f'{file.name}: The file is empty', cure=cure)
+    return file
+
+
+def check_target(path: Source | None, suffixes: Collection[str] = ()) -> None:
+    """Raise `OutputError` before slow work whose result could not be written; None is no target."""
+    if path is None:
+        return
+    file = Path(path)
+    require(
+        not file.is_dir(),
+        OutputError,
+        'The output is a folder',
+        expected='a file name',
+        received=str(file),
+    )
+    require(
+        os.access(file.parent, os.W_OK | os.X_OK),
+        OutputError,
+        f'Cannot write {file}',
+        expected='an existing, writable folder',
+        received=str(file.parent),
+        cure='Choose another output',
+    )
+    require(
+        not suffixes or file.suffix.lower() in suffixes,
+        OutputError,
+        f'{file.name}: The suffix is unknown',
+        expected=', '.join(suffixes),
+        received=f'suffix={file.suffix or "none"}',
+    )
+
+
+def kind_of(file: Path) -> str:
+    """Return 'npz', 'hdf5' or '' by the first bytes of the file, whatever its suffix is."""
+    with blame(file), open(file, 'rb') as stream:
+        head = stream.read(len(HDF5_MAGIC))
+    if head.startswith(ZIP_MAGIC):
+        return 'npz'
+    return 'hdf5' if head == HDF5_MAGIC else ''
+
+
+@contextmanager
+def blame(file: Path) -> Iterator[None]:
+    """Put the file's name before the text of every `DataError`; an `OSError` becomes one."""
+    try:
+        yield
+    except DataFileMissingError:
+        raise
+    except DataError as error:
+        raise DataError(f'{file.name}: {error}') from error
+    except OSError as error:
+        raise DataError(
+            explain(f'{file.name}: The file cannot be read', received=error.strerror or str(error))
+        ) from error

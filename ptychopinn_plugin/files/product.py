@@ -1,0 +1,255 @@
+"""Results in and out: the host's product file and our own NPZ.
+
+A product places everything in metres: `x_m = centre_x_m + (x_px - (W - 1) / 2) * pixel_width_m`, y
+likewise, with the object array's own pixels. Where the scan does not know its pixel size, the
+product is written with a pixel of one metre: no length in it is then physical, but every position
+falls on the same pixel. Energy and distance are zero where not known: the host reads zero so; NaN
+breaks it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..atomic import atomic_path
+from ..errors import DataError, explain, require
+from ..geometry import pixel_size_m
+from ..result import Reconstruction
+from ..scan import Array, Complex, Double, Float, Frame, Geometry, Scan
+from .npz import open_npz
+from .paths import Source, existing_file, kind_of
+from .safe_hdf5 import attribute, dataset_at, has, open_hdf5, positive, read, text
+
+UNKNOWN_PIXEL_M = 1.0
+Pair = tuple[float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """What a product file of the host holds, as far as we use it. Pairs are (y, x).
+
+    object (H, W), probe (P, N, N), position_index (K,), positions_m (K, 2)
+    """
+
+    object: Complex
+    probe: Complex
+    position_index: Array
+    positions_m: Double
+    pixel_size_m: Pair
+    object_centre_m: Pair
+    detector_distance_m: float | None
+    photon_energy_eV: float | None
+    name: str = ''
+    comments: str = ''
+    losses: tuple[float, ...] = ()
+    origin_px: Pair = (0.0, 0.0)
+
+    @property
+    def geometry(self) -> Geometry:
+        """The physical scales; the stand-in pixel of one metre reads as unknown."""
+        known = UNKNOWN_PIXEL_M not in self.pixel_size_m
+        return Geometry(
+            pixel_size_m=self.pixel_size_m if known else None,
+            object_centre_m=self.object_centre_m if known else None,
+            detector_distance_m=self.detector_distance_m,
+            photon_energy_eV=self.photon_energy_eV,
+        )
+
+    def pixels(self, positions_m: Double) -> Double:
+        """Return positions (K, 2) in pixels of the object array."""
+        middle = (np.asarray(self.object.shape, np.float64) - 1) / 2
+        centre, pixel = np.asarray(self.object_centre_m), np.asarray(self.pixel_size_m)
+        return np.asarray((positions_m - centre) / pixel + middle, np.float64)
+
+
+class StoredObject(NamedTuple):
+    """A reconstructed object as a file holds it: (H, W), (H, W) or None, (P, N, N) or None, (y, x)."""
+
+    object: Complex
+    weight: Float | None
+    probe: Complex | None
+    origin_px: Pair
+
+
+def load_product(path: Source) -> Product:
+    """Return a product file of the host (DC-4); a multi-layer object is refused."""
+    file = existing_file(path)
+    with open_hdf5(file) as h5:
+        obj, probe = dataset_at(h5, 'object'), read(h5, 'probe')
+        size = _pair(obj, 'pixel_height_m', 'pixel_width_m')
+        require(
+            min(size) > 0,
+            DataError,
+            'The object has no usable pixel size',
+            expected='pixel sizes above zero',
+            received=f'pixel_height_m={size[0]}, pixel_width_m={size[1]}',
+        )
+        origin = np.asarray(obj.attrs.get('origin_px', (0.0, 0.0)), np.float64).reshape(2)
+        return Product(
+            object=_single_layer(obj[()]),
+            # Position-dependent probes: the first of the base set is the mean illumination.
+            probe=probe[0] if probe.ndim == 4 and len(probe) else probe,
+            position_index=read(h5, 'probe_position_indexes'),
+            positions_m=_positions_m(h5),
+            pixel_size_m=size,
+            object_centre_m=_pair(obj, 'center_y_m', 'center_x_m'),
+            detector_distance_m=positive(attribute(h5, 'detector_object_distance_m')),
+            photon_energy_eV=positive(attribute(h5, 'photon_energy_eV')),
+            name=text(h5, 'name'),
+            comments=text(h5, 'comments'),
+            losses=tuple(read(h5, 'loss_values').tolist()) if has(h5, 'loss_values') else (),
+            origin_px=(float(origin[0]), float(origin[1])),
+        )
+
+
+def save_product(
+    path: Source, scan: Scan, reconstruction: Reconstruction, *, name: str = '', comments: str = ''
+) -> None:
+    """Write a reconstruction as a product file that the host opens (DC-5)."""
+    import h5py
+
+    image = reconstruction.image
+    size = scan_pixel_size_m(scan) or (UNKNOWN_PIXEL_M, UNKNOWN_PIXEL_M)
+    with atomic_path(path) as part, h5py.File(part, 'w') as h5:
+        _write_metadata(h5, scan, reconstruction, name or scan.name, comments)
+        positions_m = metres(scan, scan.positions_px, size)
+        h5['probe_position_indexes'] = scan.scan_index
+        h5['probe_position_x_m'] = positions_m[:, 1]
+        h5['probe_position_y_m'] = positions_m[:, 0]
+        h5['probe'] = reconstruction.probe[None].astype(np.complex64)
+        h5['object'] = image.object[None].astype(np.complex64)
+        centre = metres(scan, _middle_px(image.frame), size)
+        for key in ('probe', 'object'):
+            h5[key].attrs['pixel_height_m'], h5[key].attrs['pixel_width_m'] = size
+        h5['object'].attrs['center_y_m'], h5['object'].attrs['center_x_m'] = centre.tolist()
+        # Ours alone: where object[0, 0] lies in the scan's pixels. The host passes over it.
+        h5['object'].attrs['origin_px'] = np.asarray(image.origin_px, np.float64)
+        h5['object_layer_spacing_m'] = np.zeros(0)
+        h5['loss_epochs'] = np.arange(len(reconstruction.losses))
+        h5['loss_values'] = np.asarray(reconstruction.losses, np.float64)
+
+
+def save_reconstruction_npz(path: Source, reconstruction: Reconstruction) -> None:
+    """Write a reconstruction as plain arrays (DC-6)."""
+    image = reconstruction.image
+    more: dict[str, Any] = {} if image.uncertainty is None else {'uncertainty': image.uncertainty}
+    with atomic_path(path) as part, open(part, 'wb') as stream:
+        np.savez_compressed(
+            stream,
+            object=image.object.astype(np.complex64),
+            weight=image.weight.astype(np.float32),
+            probe=reconstruction.probe.astype(np.complex64),
+            origin_px=np.asarray(image.origin_px, np.float64),
+            losses=np.asarray(reconstruction.losses, np.float64),
+            fourier_error=np.float64(reconstruction.fourier_error),
+            start_fourier_error=np.float64(reconstruction.start_fourier_error),
+            backend=np.array(reconstruction.backend),
+            start=np.array(reconstruction.start),
+            **more,
+        )
+
+
+def load_object(path: Source, *, key: str | None = None) -> StoredObject:
+    """Return the object of a result (a product of the host, our NPZ) or of a scan NPZ.
+
+    `key` names the array of an NPZ file; without it, `object`, or `true_object` of a simulated scan.
+    """
+    file = existing_file(path)
+    kind = kind_of(file)
+    require(
+        kind == 'npz' or (kind == 'hdf5' and key is None),
+        DataError,
+        f'{file.name}: The file is neither a product nor an NPZ file with an object',
+        expected='a product .h5 of Ptychodus or an .npz; a key only with an .npz',
+        received=f'key={key}',
+    )
+    if kind == 'hdf5':
+        product = load_product(file)
+        return StoredObject(product.object, None, product.probe, product.origin_px)
+    with open_npz(file) as archive:
+        scan_like = 'object' not in archive and 'true_object' in archive
+        key = key or ('true_object' if scan_like else 'object')
+        weight, probe, origin = (archive.get(k) for k in ('weight', 'probe', 'origin_px'))
+        place = np.zeros(2) if origin is None else origin.astype(np.float64).reshape(-1)
+        require(len(place) == 2, DataError, 'origin_px is not a pair', received=f'{place}')
+        return StoredObject(
+            _single_layer(archive.read(key)),
+            None if weight is None else weight.astype(np.float32),
+            None if probe is None else probe.astype(np.complex64),
+            (float(place[0]), float(place[1])),
+        )
+
+
+def scan_pixel_size_m(scan: Scan) -> Pair | None:
+    """Return the scan's object pixel (y, x) [m], from the far field where it is not given."""
+    g = scan.geometry
+    if g.pixel_size_m is not None:
+        return g.pixel_size_m
+    if g.photon_energy_eV and g.detector_distance_m and g.detector_pixel_size_m:
+        return pixel_size_m(
+            g.photon_energy_eV, g.detector_distance_m, g.detector_pixel_size_m, scan.side_px
+        )
+    return None
+
+
+def metres(scan: Scan, positions_px: Double, size_m: Pair) -> Double:
+    """Return positions of the scan in metres; pixel (0, 0) is 0 m where no centre is known."""
+    if scan.geometry.object_centre_m is None:
+        return np.asarray(positions_px * np.asarray(size_m), np.float64)
+    centre = np.asarray(scan.geometry.object_centre_m)
+    return np.asarray(
+        centre + (positions_px - _middle_px(scan.frame)) * np.asarray(size_m), np.float64
+    )
+
+
+def _middle_px(frame: Frame) -> Double:
+    return np.asarray(frame.origin_px) + (np.asarray(frame.shape) - 1) / 2
+
+
+def _write_metadata(h5: Any, scan: Scan, result: Reconstruction, name: str, comments: str) -> None:
+    geometry = scan.geometry
+    h5.attrs['name'], h5.attrs['comments'] = name, comments
+    h5.attrs['detector_object_distance_m'] = float(geometry.detector_distance_m or 0.0)
+    h5.attrs['photon_energy_eV'] = float(geometry.photon_energy_eV or 0.0)
+    h5.attrs['probe_photon_count'] = float((np.abs(result.probe) ** 2).sum(dtype=np.float64))
+    for key in ('exposure_time_s', 'mass_attenuation_m2_per_kg', 'tomography_angle_deg'):
+        h5.attrs[key] = 0.0
+    h5.attrs['focus_object_distance_m'] = h5.attrs['tilt_angle_deg'] = 0.0
+    h5.attrs['far_field'] = True
+
+
+def _positions_m(h5: Any) -> Double:
+    x, y = read(h5, 'probe_position_x_m'), read(h5, 'probe_position_y_m')
+    index = dataset_at(h5, 'probe_position_indexes')
+    require(
+        x.ndim == 1 and x.shape == y.shape == index.shape and index.dtype.kind in 'ui',
+        DataError,
+        'The probe positions are not three lists of the same length',
+        expected='indexes (integers), x_m and y_m of shape (positions,)',
+        received=f'indexes.shape={index.shape}, x_m.shape={x.shape}, y_m.shape={y.shape}',
+    )
+    return np.stack([y, x], 1).astype(np.float64)
+
+
+def _pair(holder: Any, y_key: str, x_key: str) -> Pair:
+    y, x = attribute(holder, y_key), attribute(holder, x_key)
+    if y is None or x is None:
+        missing = y_key if y is None else x_key
+        raise DataError(explain(f'The attribute {missing} of the object is missing'))
+    return y, x
+
+
+def _single_layer(stored: Array) -> Complex:
+    require(
+        stored.ndim == 2 or (stored.ndim == 3 and len(stored) == 1),
+        DataError,
+        'The object has several layers or the wrong rank',
+        expected='one layer: (rows, columns) or (1, rows, columns)',
+        received=f'object.shape={stored.shape}',
+        cure='Multi-slice products are not supported',
+    )
+    require(stored.dtype.kind in 'uifc', DataError, 'The object does not hold numbers')
+    return stored.reshape(stored.shape[-2:]).astype(np.complex64)

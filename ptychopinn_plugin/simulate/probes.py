@@ -1,0 +1,163 @@
+"""Probes (N, N), well inside their window, centred on `(N - 1) / 2`, and their incoherent modes.
+
+The beam is the instrument: nothing here is drawn at random, so scans of one kind share their probe.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import ConfigError, DataError, DataFileMissingError, explain, require
+from ..reference import Wave
+from ..scan import Array, Double
+
+MODE_DECAY = 0.3  # each mode has this share of the power of the one before: 0.72, 0.22, 0.06
+LARGEST_CUT = 0.02  # share of a file's probe that may fall outside a smaller window
+
+
+def zone_plate(side: int, defocus: float = 0.36) -> Wave:
+    """Return the beam of a zone plate with a central stop.
+
+    `defocus` is the diameter of the out-of-focus beam as a share of the window.
+    """
+    return _focused(side, radius=0.2, stop=0.4, defocus=defocus)
+
+
+def airy(side: int, defocus: float = 0.2) -> Wave:
+    """Return the beam of a full circular aperture; `defocus` as in `zone_plate`, 0 is the focus."""
+    return _focused(side, radius=0.1, stop=0.0, defocus=defocus)
+
+
+def gaussian(side: int, fwhm: float = 0.22, curvature: float = 0.35) -> Wave:
+    """Return a Gaussian beam with a curved wavefront.
+
+    `fwhm` of the intensity as a share of the window; `curvature` the local frequency at the edge of
+    the window in cycles per pixel, which must stay below 0.5 to be sampled.
+    """
+    r = _offsets(side)
+    square = r[:, None] ** 2 + r**2
+    sigma = fwhm * side / np.sqrt(8 * np.log(2))
+    beam: Wave = np.exp(-square / (4 * sigma**2) + 2j * np.pi * curvature * square / side)
+    return beam
+
+
+PROBES: dict[str, Callable[[int], Wave]] = {
+    'zone-plate': zone_plate,
+    'airy': airy,
+    'gaussian': gaussian,
+}
+
+
+def make_probe(kind: str, side: int, modes: int) -> Wave:
+    """Return the probe of a kind in `PROBES` as orthogonal modes (P, N, N) of total power 1."""
+    return _with_modes(PROBES[kind](side)[None], modes)
+
+
+def load_probe(path: Path, key: str, side: int, modes: int) -> Wave:
+    """Return the probe in an NPZ file as (P, N, N) of total power 1, cut or padded to N.
+
+    The file's first `modes` modes are kept as they are; missing ones are made from the first.
+    Raises `DataError`, or `ConfigError` when the window is too small for the probe.
+    """
+    probe = _read(path, key)
+    require(
+        probe.ndim == 3 and len(probe) > 0 and probe.dtype.kind in 'fc' and probe.any(),
+        DataError,
+        f'{path.name}: {key} is not a probe',
+        expected='complex numbers of shape (modes, N, N), not all zero',
+        received=f'shape={probe.shape}, dtype={probe.dtype}',
+    )
+    fitted = _fit(_fit(probe[:modes], side, 1), side, 2)
+    lost = 1 - _power(fitted) / _power(probe[:modes])
+    require(
+        lost <= LARGEST_CUT,
+        ConfigError,
+        f'pattern_size_px is too small for the probe in {path.name}',
+        expected=f'at most {LARGEST_CUT:.0%} of its power cut off',
+        received=f'{lost:.0%} at pattern_size_px={side}',
+        cure=f'Set pattern_size_px to {max(probe.shape[1:])}',
+    )
+    return _with_modes(fitted, modes)
+
+
+def _offsets(side: int) -> Double:
+    """Return the distance of each pixel from the centre of the window, (N,) [px]."""
+    return np.arange(side, dtype=np.float64) - (side - 1) / 2
+
+
+def _focused(side: int, radius: float, stop: float, defocus: float) -> Wave:
+    """Return the beam of an aperture, `radius` [share of N] on the detector, with a stop."""
+    f = (np.arange(side) - side // 2) / side
+    rho = np.hypot(f[:, None], f)
+    pixel = 1 / side
+    edge = np.clip((radius - rho) / pixel + 0.5, 0, 1)
+    edge *= np.clip((rho - stop * radius) / pixel + 0.5, 0, 1) if stop else 1
+    # A phase pi a f^2 sends frequency f to a f pixels from the axis.
+    a = defocus * side / 2 / radius
+    pupil = edge * np.exp(1j * np.pi * a * rho**2)
+    # The transform as a matrix product, since the window's centre lies between pixels.
+    wave = np.exp(2j * np.pi * _offsets(side)[:, None] * f)
+    beam: Wave = wave @ pupil @ wave.T
+    return beam
+
+
+def _with_modes(given: Wave, modes: int) -> Wave:
+    """Return `modes` orthogonal modes (P, N, N) of total power 1 that begin with those `given`."""
+    made = given / np.sqrt(_power(given))
+    side = given.shape[-1]
+    weight = np.abs(made[0]) ** 2 / _power(made[:1])
+    r = _offsets(side)
+    y = r / np.sqrt((weight.sum(1) * r**2).sum())
+    x = r / np.sqrt((weight.sum(0) * r**2).sum())
+    orders = [(s - j, j) for s in range(1, modes + 1) for j in range(s + 1)]
+    for i, j in orders[: modes - len(made)]:
+        mode = y[:, None] ** i * x**j * made[0]
+        for other in made:
+            mode = mode - (other.conj() * mode).sum() / _power(other) * other
+        mode *= np.sqrt(MODE_DECAY * _power(made[-1]) / _power(mode))
+        made = np.concatenate([made, mode[None]])
+    result: Wave = made / np.sqrt(_power(made))
+    return result
+
+
+def _power(waves: Array) -> float:
+    return float((np.abs(waves) ** 2).sum())
+
+
+def _fit(array: Array, side: int, axis: int) -> Array:
+    """Return `array` cut or padded with zeros about the centre of `axis` to `side`."""
+    had = array.shape[axis]
+    if had > side:
+        start = (had - side) // 2
+        return array.take(np.arange(start, start + side), axis)
+    pad = [(0, 0)] * array.ndim
+    pad[axis] = ((side - had) // 2, side - had - (side - had) // 2)
+    return np.pad(array, pad)
+
+
+def _read(path: Path, key: str) -> Array:
+    """Return the array `key` of an NPZ as (modes, rows, columns)."""
+    if not path.is_file():
+        raise DataFileMissingError(explain('The probe file is not there', received=str(path)))
+    try:
+        with np.load(path, allow_pickle=False) as store:
+            names = list(store)
+            array = np.asarray(store[key]) if key in names else None
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise DataError(
+            explain(f'{path.name} is not an NPZ file', expected='an NPZ', received=str(error))
+        ) from error
+    if array is None:
+        raise DataError(
+            explain(
+                f'{path.name} has no such array',
+                expected=' | '.join(names),
+                received=f'probe_key={key}',
+                cure='Set probe_key',
+            )
+        )
+    return array[None] if array.ndim == 2 else array

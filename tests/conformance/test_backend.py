@@ -1,0 +1,340 @@
+"""The contract of `backends.base.Backend`, over every back end that this job claims."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from ptychopinn_plugin.metrics import compare
+
+from ptychopinn_plugin import pipeline
+from ptychopinn_plugin.backends import registry
+from ptychopinn_plugin.backends.base import Model, StopTraining
+from ptychopinn_plugin.config import (
+    ModelConfig,
+    ReconstructionConfig,
+    RuntimeConfig,
+    TrainingConfig,
+)
+from ptychopinn_plugin.errors import ConfigError, DataError, ModelFileError, TrainingError
+from ptychopinn_plugin.plan import weight_shapes
+from ptychopinn_plugin.result import ObjectImage
+from ptychopinn_plugin.scaling import normalised_probe
+from ptychopinn_plugin.simulate import Simulation, simulate_scan
+
+from ..backends_under_test import BACKENDS
+
+RUNTIME = RuntimeConfig(device='cpu')
+SMALL = ModelConfig(pattern_size_px=32, n_filters_scale=1)
+
+
+def nothing(_):
+    pass
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    return registry.load(request.param)
+
+
+def train(backend, scan, folder, *, model=SMALL, on_epoch=nothing, on_step=nothing, **more):
+    settings = {'epochs': 3, 'batch_size': 16, 'learning_rate': 2e-3}
+    resume, initial = more.pop('resume', False), more.pop('initial', None)
+    validation = more.pop('validation', [])
+    training = TrainingConfig(**{**settings, **more})
+    return backend.train(
+        [scan], validation, model, training, RUNTIME, folder, on_epoch, on_step,
+        resume=resume, initial=initial,
+    )  # fmt: skip
+
+
+def loss_curve(model):
+    return [e.training_loss for e in model.history]
+
+
+class TestTraining:
+    @pytest.mark.parametrize('mode', ['pinn', 'supervised'])
+    @pytest.mark.parametrize('gridsize', [1, 2])
+    def test_loss_falls(self, backend, small_scan, tmp_path, mode, gridsize):
+        model = replace(SMALL, mode=mode, gridsize=gridsize)
+        trained = train(backend, small_scan, tmp_path, model=model, epochs=4)
+        first, *_, last = trained.history
+        assert last.training_loss < 0.8 * first.training_loss
+        assert last.validation_loss < first.validation_loss
+        assert [e.number for e in trained.history] == [1, 2, 3, 4]
+        assert trained.writer == backend.name
+
+    def test_amplitude_loss_trains(self, backend, small_scan, tmp_path):
+        trained = train(backend, small_scan, tmp_path, loss='amplitude')
+        assert loss_curve(trained)[-1] < loss_curve(trained)[0]
+
+    def test_weights_are_canonical(self, backend, small_scan, tmp_path):
+        trained = train(backend, small_scan, tmp_path, epochs=1)
+        shapes = {k: v.shape for k, v in trained.weights.items()}
+        assert shapes == weight_shapes(SMALL)
+        assert all(v.dtype == np.float32 for v in trained.weights.values())
+
+    def test_same_seed_same_losses(self, backend, small_scan, tmp_path):
+        a = train(backend, small_scan, tmp_path / 'a', epochs=2)
+        b = train(backend, small_scan, tmp_path / 'b', epochs=2)
+        other = train(backend, small_scan, tmp_path / 'c', epochs=2, seed=1)
+        assert loss_curve(a) == loss_curve(b)
+        assert loss_curve(a) != loss_curve(other)
+        assert all((a.weights[k] == b.weights[k]).all() for k in a.weights)
+
+    def test_resume_continues_to_the_same_losses(self, backend, small_scan, tmp_path):
+        class Cut(Exception):
+            pass
+
+        def cut(epoch):
+            if epoch.number == 2:
+                raise Cut
+
+        whole = train(backend, small_scan, tmp_path / 'whole', epochs=4)
+        with pytest.raises(Cut):
+            train(backend, small_scan, tmp_path / 'cut', epochs=4, on_epoch=cut)
+        seen = []
+        resumed = train(
+            backend, small_scan, tmp_path / 'cut', epochs=4, resume=True, on_epoch=seen.append
+        )
+        assert seen[0].number > 1, 'it began anew'
+        np.testing.assert_allclose(loss_curve(resumed), loss_curve(whole), rtol=1e-6)
+
+    def test_resume_without_checkpoint_is_refused(self, backend, small_scan, tmp_path):
+        with pytest.raises(ConfigError, match='no training to resume'):
+            train(backend, small_scan, tmp_path, resume=True)
+
+    def test_starts_from_a_model(self, backend, small_scan, tmp_path):
+        first = train(backend, small_scan, tmp_path / 'a')
+        second = train(backend, small_scan, tmp_path / 'b', epochs=1, initial=first)
+        assert loss_curve(second)[0] < loss_curve(first)[0] * 0.9
+
+    def test_best_model_is_returned_not_the_last(self, backend, small_scan, tmp_path):
+        trained = train(
+            backend, small_scan, tmp_path, epochs=6, learning_rate=0.03, schedule='constant'
+        )
+        losses = [e.validation_loss for e in trained.history]
+        assert trained.summary['best_epoch'] == 1 + int(np.argmin(losses))
+
+    def test_early_stopping(self, backend, small_scan, tmp_path):
+        trained = train(
+            backend, small_scan, tmp_path, epochs=40, learning_rate=1e-8, patience=2,
+            schedule='constant',
+        )  # fmt: skip
+        assert len(trained.history) < 40
+
+    def test_plateau_lowers_the_learning_rate(self, backend, small_scan, tmp_path):
+        trained = train(
+            backend, small_scan, tmp_path, epochs=8, learning_rate=0.05, schedule='plateau',
+            patience=0,
+        )  # fmt: skip
+        rates = [e.learning_rate for e in trained.history]
+        assert rates[0] == pytest.approx(0.05)
+        assert rates[-1] < 0.05
+
+    def test_exception_of_a_callback_passes_through(self, backend, small_scan, tmp_path):
+        def fail(_):
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            train(backend, small_scan, tmp_path, on_step=fail)
+
+    def test_stop_keeps_the_best_model_so_far(self, backend, small_scan, tmp_path):
+        shares = []
+
+        def stop(share):
+            shares.append(share)
+            if share > 0.5:
+                raise StopTraining
+
+        trained = train(backend, small_scan, tmp_path, epochs=4, on_step=stop)
+        assert len(trained.history) == 2
+        assert shares == sorted(shares)
+        assert shares[-1] < 0.6
+
+    def test_stop_before_the_first_epoch_is_an_error(self, backend, small_scan, tmp_path):
+        def stop(_):
+            raise StopTraining
+
+        with pytest.raises(TrainingError, match='before the first epoch'):
+            train(backend, small_scan, tmp_path, on_step=stop)
+
+    def test_loss_that_is_not_finite_stops(self, backend, small_scan, tmp_path):
+        bad = {k: np.full(s, np.inf, np.float32) for k, s in weight_shapes(SMALL).items()}
+        with pytest.raises(TrainingError, match='not finite'):
+            train(backend, small_scan, tmp_path, initial=Model(SMALL, bad))
+
+    def test_supervised_needs_a_known_object(self, backend, small_scan, tmp_path):
+        unknown = replace(small_scan, true_object=None)
+        with pytest.raises(DataError, match='needs a known object'):
+            train(backend, unknown, tmp_path, model=replace(SMALL, mode='supervised'))
+
+    def test_validation_scan_is_used(self, backend, small_scan, tmp_path):
+        other = simulate_scan(
+            Simulation(pattern_size_px=32, object_size_px=90, patterns=40, seed=9)
+        )
+        a = train(backend, small_scan, tmp_path / 'a', epochs=1, validation=[other])
+        b = train(backend, small_scan, tmp_path / 'b', epochs=1, validation=[small_scan])
+        assert a.history[0].training_loss == b.history[0].training_loss
+        assert a.history[0].validation_loss != b.history[0].validation_loss
+
+    @pytest.mark.parametrize('side', [34, 50, 96])
+    def test_any_even_size_trains(self, backend, tmp_path, side):
+        scan = simulate_scan(
+            Simulation(pattern_size_px=side, object_size_px=side + 40, patterns=24, seed=5)
+        )
+        model = ModelConfig(pattern_size_px=side, n_filters_scale=1)
+        trained = train(backend, scan, tmp_path, model=model, epochs=1)
+        image = backend.estimate(scan, trained, ReconstructionConfig(), RUNTIME)
+        assert image.object.shape == scan.frame.shape
+        assert np.isfinite(image.object).all()
+
+
+class TestEstimate:
+    def test_frame_and_types(self, backend, small_scan):
+        image = backend.estimate(small_scan, fresh(SMALL), ReconstructionConfig(), RUNTIME)
+        assert image.object.dtype == np.complex64
+        assert image.weight.dtype == np.float32
+        assert image.weight.max() == pytest.approx(1)
+        assert image.frame == small_scan.frame
+
+    @pytest.mark.parametrize('gridsize', [1, 2])
+    def test_constant_network_gives_a_constant_object(self, backend, small_scan, gridsize):
+        """Patches land where they belong whatever the grouping: zero weights predict 0.5
+        everywhere.
+        """
+        model = replace(SMALL, gridsize=gridsize)
+        zero = {k: np.zeros(s, np.float32) for k, s in weight_shapes(model).items()}
+        image = backend.estimate(small_scan, Model(model, zero), ReconstructionConfig(), RUNTIME)
+        np.testing.assert_allclose(image.object[image.weight > 1e-4], 0.5, atol=1e-5)
+
+    def test_order_of_the_patterns_does_not_matter(self, backend, small_scan):
+        """No patch is mixed with one of another position."""
+        shuffled = small_scan.take(np.random.default_rng(0).permutation(len(small_scan)))
+        a, b = (
+            backend.estimate(s, fresh(SMALL), ReconstructionConfig(), RUNTIME)
+            for s in (small_scan, shuffled)
+        )
+        np.testing.assert_allclose(a.object, b.object, atol=2e-5)
+
+    def test_patch_stands_at_its_own_position(self, backend, small_scan):
+        """One pattern's estimate lights exactly its own window."""
+        image = backend.estimate(
+            small_scan.take(np.array([7])), fresh(SMALL), ReconstructionConfig(), RUNTIME
+        )
+        y, x = np.unravel_index(image.weight.argmax(), image.weight.shape)
+        expected = small_scan.positions_px[7]
+        assert abs(y - expected[0]) < 6
+        assert abs(x - expected[1]) < 6
+
+    def test_weights_of_another_shape_are_refused(self, backend, small_scan):
+        model = fresh(SMALL)
+        name = next(iter(model.weights))
+        model.weights[name] = np.zeros((1, 1), np.float32)
+        with pytest.raises(ModelFileError, match='does not fit the network'):
+            backend.estimate(small_scan, model, ReconstructionConfig(), RUNTIME)
+
+
+class TestRefine:
+    def refine(self, backend, scan, **settings):
+        config = ReconstructionConfig(**{'sweeps': 12, **settings})
+        start = pipeline.flat_start(scan)
+        probe = normalised_probe(scan)
+        return start, list(backend.refine(scan, start, probe, config, RUNTIME))
+
+    def test_finds_the_object(self, backend, small_scan):
+        _, sweeps = self.refine(backend, small_scan)
+        assert [s.number for s in sweeps] == list(range(1, 13))
+        assert sweeps[-1].loss < 0.1 * sweeps[0].loss
+        score = compare(sweeps[-1].image.object, small_scan.true_object, sweeps[-1].image.weight)
+        assert score.phase_ssim > 0.9
+
+    def test_inputs_are_untouched(self, backend, small_scan):
+        start = pipeline.flat_start(small_scan)
+        probe = normalised_probe(small_scan)
+        before = start.object.copy(), probe.copy()
+        list(
+            backend.refine(
+                small_scan, start, probe, ReconstructionConfig(sweeps=1, update_probe=True), RUNTIME
+            )
+        )
+        assert (start.object == before[0]).all()
+        assert (probe == before[1]).all()
+
+    def test_results_of_earlier_sweeps_stay(self, backend, small_scan):
+        _, sweeps = self.refine(backend, small_scan, sweeps=2)
+        assert (sweeps[0].image.object != sweeps[1].image.object).any()
+
+    def test_repeats(self, backend, small_scan):
+        _, a = self.refine(backend, small_scan, sweeps=3)
+        _, b = self.refine(backend, small_scan, sweeps=3)
+        assert (a[-1].image.object == b[-1].image.object).all()
+
+    def test_reads_as_transmission_whatever_the_probe_scale(self, backend, small_scan):
+        """PH-5: about the true amplitude, for a probe that is a thousand times too strong."""
+        scaled = replace(small_scan, probe=small_scan.probe * 1000)
+        _, sweeps = self.refine(backend, scaled)
+        lit = sweeps[-1].image.weight > 0.3
+        ratio = np.abs(sweeps[-1].image.object[lit]).mean() / np.abs(scaled.true_object[lit]).mean()
+        assert ratio == pytest.approx(1, abs=0.15)
+
+    def test_bad_pixels_do_no_harm(self, backend, small_scan):
+        """PH-4."""
+        bad = np.zeros((32, 32), bool)
+        bad[10:13, 16] = bad[16, 20:22] = True
+        counts = small_scan.counts.astype(np.float32)
+        counts[:, bad] = 1e9
+        masked = replace(small_scan, counts=counts, bad_pixels=bad)
+        _, sweeps = self.refine(backend, masked)
+        score = compare(sweeps[-1].image.object, masked.true_object, sweeps[-1].image.weight)
+        assert score.phase_ssim > 0.85
+
+    def test_modes(self, backend):
+        """PH-3."""
+        scan = simulate_scan(
+            Simulation(pattern_size_px=32, object_size_px=90, patterns=150, modes=3, seed=4)
+        )
+        _, sweeps = self.refine(backend, scan)
+        single = replace(scan, probe=scan.probe[:1])
+        _, worse = self.refine(backend, single)
+        assert sweeps[-1].loss < 0.2 * worse[-1].loss
+
+    def test_probe_update_mends_a_wrong_probe(self, backend, small_scan):
+        wrong = small_scan.probe * np.exp(-(np.linspace(-1, 1, 32) ** 2) * 2).astype(np.float32)
+        scan = replace(small_scan, probe=wrong)
+        _, fixed = self.refine(backend, scan, sweeps=25)
+        _, updated = self.refine(backend, scan, sweeps=25, update_probe=True)
+        assert updated[-1].loss < 0.5 * fixed[-1].loss
+        power = (np.abs(updated[-1].probe) ** 2).sum() / (np.abs(normalised_probe(scan)) ** 2).sum()
+        assert power == pytest.approx(1, rel=1e-3)
+
+    def test_flipped_positions_fit_worse(self, backend, small_scan):
+        flipped = small_scan.positions_px.copy()
+        flipped[:, 0] = flipped[:, 0].min() + flipped[:, 0].max() - flipped[:, 0]
+        _, right = self.refine(backend, small_scan)
+        _, wrong = self.refine(backend, replace(small_scan, positions_px=flipped))
+        assert wrong[-1].loss > 3 * right[-1].loss
+
+
+class TestPredict:
+    def test_truth_explains_the_patterns_to_the_noise(self, backend, small_scan):
+        """PH-7: the floor is (lit pixels) / 4 / (counts per frame)."""
+        image = ObjectImage(small_scan.true_object, np.ones(small_scan.frame.shape, np.float32))
+        error, pattern = backend.predict(small_scan, image, small_scan.probe, RUNTIME)
+        assert error < 32 * 32 / 4 / small_scan.totals.mean() * 1.1
+        measured = small_scan.counts[5].astype(float)
+        assert np.corrcoef(measured.ravel(), pattern(5).ravel())[0, 1] > 0.99
+
+    def test_flat_object_does_not(self, backend, small_scan):
+        image = pipeline.flat_start(small_scan)
+        error, _ = backend.predict(small_scan, image, normalised_probe(small_scan), RUNTIME)
+        assert error > 0.02
+
+
+def fresh(config):
+    """Return a network with small random weights."""
+    rng = np.random.default_rng(0)
+    shapes = weight_shapes(config)
+    weights = {k: rng.normal(0, 0.05, s).astype(np.float32) for k, s in shapes.items()}
+    return Model(config, weights)

@@ -1,0 +1,218 @@
+"""Commands, flags, exit codes and JSON, with a back end of NumPy alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+
+from ptychopinn_plugin import files, load_model, load_scan
+from ptychopinn_plugin.cli import main
+from ptychopinn_plugin.cli.commands import training_folder
+from ptychopinn_plugin.cli.flags import build_parser, settings
+from ptychopinn_plugin.config import (
+    ModelConfig,
+    ReconstructionConfig,
+    RuntimeConfig,
+    TrainingConfig,
+    declared,
+)
+
+
+@pytest.fixture
+def scan_file(small_scan, tmp_path):
+    path = tmp_path / 'scan.npz'
+    files.save_scan(small_scan, path)
+    return path
+
+
+def run(capsys, *argv):
+    code = main([str(a) for a in argv])
+    out, err = capsys.readouterr()
+    last = out.strip().splitlines()[-1] if out.strip() else ''
+    return code, json.loads(last) if last.startswith('{') else None, err
+
+
+def test_train_then_reconstruct(toy, scan_file, tmp_path, capsys):
+    model = tmp_path / 'model.h5.zip'
+    code, report, _ = run(capsys, 'train', scan_file, '--model', model, '--epochs', 3, '--json')
+    assert code == 0
+    assert report['epochs'] == [1, 2, 3]
+    assert report['training_loss'] == pytest.approx([1, 1 / 2, 1 / 3])
+    assert report['validation_loss'] == pytest.approx([2, 1, 2 / 3])
+    assert load_model(model).writer == 'toy'
+    assert (training_folder(model) / 'loss.png').read_bytes().startswith(b'\x89PNG')
+
+    product, figure = tmp_path / 'product.h5', tmp_path / 'figure.png'
+    code, report, err = run(
+        capsys, 'reconstruct', scan_file, '--model', model, '--sweeps', 3,
+        '--output', product, '--figure', figure, '--json',
+    )  # fmt: skip
+    assert code == 0
+    assert {
+        'backend',
+        'patterns',
+        'phase_ssim',
+        'fourier_error',
+        'seconds',
+        'peak_memory_bytes',
+    } <= set(report)
+    assert {'load', 'start', 'sweeps', 'total'} <= set(report['seconds'])
+    assert report['backend'] == 'toy'
+    assert report['patterns'] == 120
+    assert report['start'] == 'network'
+    assert report['phase_ssim'] == pytest.approx(1, abs=1e-3)
+    assert report['start_phase_ssim'] < 0.5
+    assert report['peak_memory_bytes'] > 1e7
+    assert 'phase SSIM' in err
+    assert figure.read_bytes().startswith(b'\x89PNG')
+    with h5py.File(product) as f:
+        assert f['object'].shape[-2:] == (90, 90)
+
+
+def test_npz_output_keys(toy, scan_file, small_scan, tmp_path, capsys):
+    out = tmp_path / 'result.npz'
+    assert run(capsys, 'reconstruct', scan_file, '--sweeps', 2, '--output', out)[0] == 0
+    with np.load(out) as data:
+        assert data['object'].dtype == np.complex64
+        assert data['object'].shape == data['weight'].shape == small_scan.true_object.shape
+        assert data['probe'].shape == (1, 32, 32)
+        np.testing.assert_array_equal(data['origin_px'], [0, 0])
+    code, score, _ = run(capsys, 'compare', out, scan_file, '--json')
+    assert code == 0
+    assert score['phase_ssim'] == pytest.approx(1, abs=1e-3)
+
+
+def test_simulate_and_info(tmp_path, capsys):
+    out = tmp_path / 'made.npz'
+    code, report, _ = run(
+        capsys, 'simulate', out, '--specimen', 'lines', '--patterns', 30, '--object-size-px', 100,
+        '--photons-per-frame', 1e5, '--seed', 4, '--json',
+    )  # fmt: skip
+    assert code == 0
+    assert report['patterns'] == len(load_scan(out)) == 30
+    assert report['photons_per_frame'] < 1.1e5
+    code, facts, err = run(capsys, 'info', out, '--json')
+    assert code == 0
+    assert facts['patterns'] == 30
+    assert 'patterns' in err
+
+
+def test_info_of_a_model(toy, scan_file, tmp_path, capsys):
+    model = tmp_path / 'wts.h5.zip'
+    run(capsys, 'train', scan_file, '--model', model, '--epochs', 1)
+    code, facts, _ = run(capsys, 'info', model, '--json')
+    assert code == 0
+    assert 'toy' in json.dumps(facts)
+
+
+def test_data_error_is_one_line_and_exit_code_1(toy, tmp_path, capsys):
+    code, report, err = run(capsys, 'reconstruct', tmp_path / 'none.npz', '--json')
+    assert code == 1
+    assert 'none.npz' in report['error']
+    assert err.strip().startswith('error: ')
+    assert 'Traceback' not in err
+
+
+def test_debug_shows_the_traceback(toy, tmp_path, capsys):
+    assert 'Traceback' in run(capsys, 'reconstruct', tmp_path / 'none.npz', '--debug')[2]
+
+
+def test_setting_out_of_range_is_exit_code_2(toy, scan_file, capsys):
+    code, report, err = run(capsys, 'reconstruct', scan_file, '--sweeps', -1, '--json')
+    assert code == 2
+    assert 'sweeps is out of range' in report['error']
+    assert 'sweeps is out of range' in err
+
+
+@pytest.mark.parametrize('argv', [[], ['fly'], ['reconstruct'], ['train', 'a.npz']])
+def test_usage_error_is_exit_code_2(argv, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == 2
+
+
+def test_unexpected_error_is_one_line(toy, scan_file, capsys, monkeypatch):
+    monkeypatch.setattr(toy, 'refine', lambda *a: 1 / 0, raising=False)
+    code, _, err = run(capsys, 'reconstruct', scan_file)
+    assert code == 1
+    assert 'ZeroDivisionError' in err
+    assert 'Traceback' not in err
+
+
+def test_interrupt_leaves_no_file(toy, scan_file, tmp_path, capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(toy, 'predict', interrupt, raising=False)
+    out = tmp_path / 'out'
+    out.mkdir()
+    code, _, err = run(capsys, 'reconstruct', scan_file, '--output', out / 'result.npz')
+    assert code == 1
+    assert 'Interrupted' in err
+    assert not list(out.iterdir())
+
+
+def test_target_is_checked_before_slow_work(toy, scan_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(toy, 'refine', lambda *a: pytest.fail('it began'), raising=False)
+    code, _, err = run(
+        capsys, 'reconstruct', scan_file, '--output', tmp_path / 'no' / 'such' / 'p.h5'
+    )
+    assert code == 1
+    assert 'no' in err
+
+
+@pytest.mark.parametrize(
+    ('command', 'config'),
+    [
+        ('reconstruct', ReconstructionConfig),
+        ('reconstruct', RuntimeConfig),
+        ('train', TrainingConfig),
+        ('train', ModelConfig),
+    ],
+)
+def test_every_declared_setting_has_a_flag(command, config):
+    """One declaration feeds the flags: each can be set and reads back."""
+    extra = ['--model', 'm'] if command == 'train' else []
+    for field, s in declared(config):
+        if field.name == 'pattern_size_px':
+            continue
+        flag = '--' + (s.flag or field.name).replace('_', '-')
+        value = s.choices[-1] if s.choices else field.default
+        argv = [flag] if isinstance(value, bool) else [flag, str(value)]
+        wanted = True if isinstance(value, bool) else value
+        args = build_parser().parse_args([command, 'scan.npz', *extra, *argv])
+        assert getattr(settings(config, args), field.name) == wanted
+
+
+def test_doctor_says_what_to_install(capsys, monkeypatch):
+    monkeypatch.setattr('ptychopinn_plugin.backends.registry.find_spec', lambda name: None)
+    code, report, err = run(capsys, 'doctor', '--json')
+    assert code == 0
+    assert report['auto'] is None
+    assert "pip install 'ptychopinn-plugin[torch]'" in err
+    assert report['backends']['torch']['reason'].startswith('missing torch')
+
+
+def test_import_is_quick_and_clean():
+    """Under 0.5 s, measured as the best of three against the interpreter's own start."""
+    heavy = {'torch', 'tensorflow', 'lightning', 'ptychodus', 'matplotlib'}
+    code = f'import sys, ptychopinn_plugin; print(sorted({heavy} & set(sys.modules)))'
+    times, empty = [], []
+    for _ in range(3):
+        t = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, '-c', code], capture_output=True, text=True, check=True
+        )
+        times.append(time.perf_counter() - t)
+        t = time.perf_counter()
+        subprocess.run([sys.executable, '-c', 'import numpy'], check=True)
+        empty.append(time.perf_counter() - t)
+        assert done.stdout.strip() == '[]'
+    # Ratio to a bare import of numpy, since seconds depend on the machine.
+    assert min(times) < 3 * min(empty)

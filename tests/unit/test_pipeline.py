@@ -1,0 +1,105 @@
+"""The story, told with a back end of NumPy alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import ptychopinn_plugin as pp
+from ptychopinn_plugin import pipeline
+from ptychopinn_plugin.backends.base import StopTraining
+from ptychopinn_plugin.config import ModelConfig, ReconstructionConfig, TrainingConfig
+from ptychopinn_plugin.errors import BackendUnavailableError, ConfigError, DataError
+from ptychopinn_plugin.simulate import Simulation, simulate_scan
+
+
+def test_reconstruct_tells_everything(toy, small_scan):
+    seen = []
+    result = pp.reconstruct(
+        small_scan, reconstruction=ReconstructionConfig(sweeps=4), on_sweep=seen.append
+    )
+    assert [s.number for s in seen] == [0, 1, 2, 3, 4]
+    assert result.losses == (0.5, 0.75, 0.5, 0.25, 0.0)
+    assert result.backend == 'toy'
+    assert result.start == 'flat'
+    np.testing.assert_allclose(result.image.object, small_scan.true_object, atol=1e-6)
+    assert result.estimate is seen[0].image
+    assert result.fourier_error == result.start_fourier_error == 0.5
+    assert result.measured.shape == result.predicted.shape == (32, 32)
+    assert result.seconds['total'] >= result.seconds['start'] + result.seconds['sweeps'] > 0
+    np.testing.assert_allclose(result.amplitude, np.abs(result.image.object))
+    np.testing.assert_allclose(result.phase, np.angle(result.image.object))
+
+
+def test_auto_start_takes_the_network_when_there_is_a_model(toy, small_scan):
+    model = pp.train(small_scan, training=TrainingConfig(epochs=1))
+    result = pp.reconstruct(small_scan, model, reconstruction=ReconstructionConfig(sweeps=0))
+    assert result.start == 'network'
+    assert (result.image.object == 1).all()
+    flat = pp.reconstruct(small_scan, model, reconstruction=ReconstructionConfig('flat', 0))
+    assert (flat.image.object != 1).all()
+
+
+def test_network_start_needs_a_model(toy, small_scan):
+    with pytest.raises(ConfigError, match='needs a model'):
+        pp.reconstruct(small_scan, reconstruction=ReconstructionConfig(start='network'))
+
+
+def test_model_of_another_pattern_size_is_refused(toy, small_scan):
+    model = pp.train(small_scan, training=TrainingConfig(epochs=1))
+    other = simulate_scan(Simulation(pattern_size_px=64, object_size_px=120, patterns=4))
+    with pytest.raises(ConfigError, match=r'another size.*N=32.*N=64'):
+        pp.reconstruct(other, model)
+
+
+def test_train_takes_the_size_from_the_data(toy, small_scan):
+    model = pp.train(small_scan, training=TrainingConfig(epochs=2))
+    assert model.config.pattern_size_px == 32
+    assert model.summary['versions'] == {'toy': '1'}
+    assert len(model.history) == 2
+
+
+def test_scans_of_different_sizes_are_refused(toy, small_scan):
+    other = simulate_scan(Simulation(pattern_size_px=64, object_size_px=120, patterns=4))
+    with pytest.raises(DataError, match='different sizes'):
+        pp.train([small_scan, other])
+
+
+def test_no_scan_is_refused(toy):
+    with pytest.raises(DataError, match='no scan to train on'):
+        pp.train([])
+
+
+def test_another_network_is_no_start(toy, small_scan):
+    model = pp.train(small_scan, training=TrainingConfig(epochs=1))
+    with pytest.raises(ConfigError, match='another network'):
+        pp.train(small_scan, model=ModelConfig(gridsize=2), initial=model)
+
+
+def test_stop_keeps_what_was_trained(toy, small_scan):
+    def stop(epoch):
+        if epoch.number == 3:
+            raise StopTraining
+
+    model = pp.train(small_scan, training=TrainingConfig(epochs=9), on_epoch=stop)
+    assert len(model.history) == 3
+
+
+def test_flat_start_predicts_the_mean_counts(small_scan):
+    image = pipeline.flat_start(replace(small_scan, probe=small_scan.probe * 7))
+    assert image.frame == small_scan.frame
+    assert 0 < np.abs(image.object[0, 0]) <= 1
+    assert image.weight.max() == 1
+
+
+def test_unknown_public_name():
+    with pytest.raises(AttributeError, match='no_such_thing'):
+        _ = pp.no_such_thing
+
+
+def test_missing_framework_names_the_pip_line(small_scan, monkeypatch):
+    monkeypatch.setattr('ptychopinn_plugin.backends.registry.find_spec', lambda name: None)
+    with pytest.raises(BackendUnavailableError, match='pip install'):
+        pp.reconstruct(small_scan)
