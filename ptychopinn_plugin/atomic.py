@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +13,7 @@ from .errors import OutputError, explain
 
 @contextmanager
 def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `target`; on success it replaces `target`, on any exception it is removed.
+    """Yield a temporary path beside `target` that replaces it on success and is else removed.
 
     Raises `OutputError` when the folder is missing or not writable, or the disk is full.
     """
@@ -22,21 +22,17 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         raise OutputError(
             explain('The output is a folder', expected='a file name', received=str(target))
         )
+    # Cut: the longer temporary name must fit where the target's name only just does.
+    stem, suffix = target.name[:50], target.suffix[:20]
+    part = target.parent / f'.{stem}.{secrets.token_hex(4)}.part{suffix}'
     try:
-        handle, name = tempfile.mkstemp(
-            prefix=f'.{target.name}.', suffix=f'.part{target.suffix}', dir=target.parent
-        )
+        part.touch(exist_ok=False)  # unlike mkstemp, with the permissions the umask grants
     except OSError as error:
         raise OutputError(_cannot_write(target, error)) from error
-    os.close(handle)
-    part = Path(name)
     try:
         yield part
         with part.open('rb+') as stream:
             os.fsync(stream.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        part.chmod(0o666 & ~umask)
         os.replace(part, target)
     except OSError as error:
         if isinstance(error, OutputError):

@@ -45,7 +45,7 @@ def compose(writer: str, created: str, summary: Mapping[str, Any], history: tupl
 
 
 def read(data: bytes) -> dict[str, Any]:
-    """Return the manifest when this plug-in can read its format version; raises `ModelFileError`."""
+    """Return the manifest if this plug-in reads its format; raises `ModelFileError`."""
     values = parse(MANIFEST, data)
     require(
         values.get('format') == FORMAT,

@@ -1,4 +1,4 @@
-"""Figures for people: the result of a reconstruction at a glance, and a loss curve. PNG, drawn without a display."""
+"""Figures for people: a reconstruction at a glance, a loss curve. PNG, drawn without a display."""
 
 from __future__ import annotations
 
@@ -11,153 +11,163 @@ import numpy as np
 
 from .atomic import atomic_path
 from .result import Epoch, ObjectImage, Reconstruction
-from .scan import Array, Bool, Complex, Float, Scan
+from .scan import Array, Bool, Float, Scan
 
 PathLike = str | os.PathLike[str]
+Panels = dict[str, Any]  # axes by name
 
 DPI = 130
 LIT = 0.02  # of the brightest illumination: below it an object is shown as background
+WELL_LIT = 0.1  # the colours span what is seen here: the noise beyond would set them instead
 PERCENTILES = (0.5, 99.5)  # colour limits, so that a few hot pixels do not set them
 MARGIN_PX = 2
-BACKGROUND = '0.85'
+NAME_LENGTH = 110
+MANY_POSITIONS = 4000  # that many dots would hide the image
+BACKGROUND = '#cbd5e1'  # not a grey, which would pass for an amplitude
 FLOOR_COUNTS = 0.5  # where the colours of a pattern begin: half a count
-NM_PER_M = 1e9
+PANELS = 'amplitude phase weight; measured predicted losses'
+NETWORK_PANELS = 'amplitude phase start weight; measured predicted losses losses'
+MARGINS = (0.045, 0.065, 0.95, 0.885, 0.28, 0.27)  # left, bottom, right, top, between the panels
 STEPS = (1, 2, 5)  # a scale bar is one of these times a power of ten
 
 
 def save_figure(reconstruction: Reconstruction, scan: Scan, path: PathLike) -> None:
     """Write the summary of a reconstruction as PNG: object, light, example pattern, losses.
 
-    The images show the lit part of the object only; the phase is shifted to a weighted mean of 0, its ramp
-    stays. Raises `OutputError` when the file cannot be written.
+    The phase of the start is shown too when a network made it. The images show the lit part of the
+    object only; each phase is shifted to a weighted mean of 0, its ramp stays. Raises `OutputError`
+    when the file cannot be written.
     """
-    with _figure(path, (13.0, 7.6)) as figure:
-        figure.suptitle(_title(reconstruction, scan), x=0.012, ha='left', fontsize=12)
-        axes = figure.subplots(2, 3)
-        _draw_object(axes[0], reconstruction.image, scan)
-        _draw_patterns(axes[1, :2], reconstruction, scan)
-        _draw_losses(axes[1, 2], reconstruction)
+    panels = NETWORK_PANELS if reconstruction.start == 'network' else PANELS
+    mosaic = [row.split() for row in panels.split(';')]
+    with _figure(path, (4.35 * len(mosaic[0]), 7.6)) as figure:
+        title = _title(reconstruction, scan)  # a $ in a name is no formula
+        figure.suptitle(title, x=0.012, y=0.985, ha='left', fontsize=11, parse_math=False)
+        figure.subplots_adjust(*MARGINS)
+        axes = figure.subplot_mosaic(mosaic)
+        _draw_object(axes, reconstruction, scan)
+        _draw_patterns(axes, reconstruction, scan)
+        _draw_losses(axes['losses'], reconstruction)
 
 
 def save_loss_curve(history: Sequence[Epoch], path: PathLike) -> None:
-    """Write the losses of a training over its epochs as PNG; raises `OutputError`."""
+    """Write the losses of a training over its epochs as PNG; raises `OutputError`.
+
+    The best epoch is that of the lowest validation loss, of the training loss where there is none.
+    """
     with _figure(path, (7.0, 4.2)) as figure:
-        axes = figure.subplots()
-        numbers = [e.number for e in history]
-        _curve(axes, numbers, [e.training_loss for e in history], 'C0', 'training')
-        validation = np.array([e.validation_loss for e in history], float)
-        if np.isfinite(validation).any():
-            _curve(axes, numbers, validation, 'C1', 'validation')
-            best = int(np.nanargmin(np.where(np.isfinite(validation), validation, np.nan)))
-            axes.plot(
-                numbers[best], validation[best], 'o', mfc='none', mec='C1', ms=11,
-                label=f'best: {validation[best]:.4g} in epoch {numbers[best]}',
-            )  # fmt: skip
+        axes = figure.add_axes((0.1, 0.11, 0.87, 0.86))
+        numbers, best = [e.number for e in history], None
+        for colour, name in (('C0', 'training'), ('C1', 'validation')):
+            losses = np.array([getattr(e, f'{name}_loss') for e in history], float)
+            _curve(axes, numbers, losses, colour, name)
+            if np.isfinite(losses).any():
+                row = int(np.where(np.isfinite(losses), losses, np.inf).argmin())
+                best = numbers[row], losses[row]
+        if best is not None:
+            label = f'best: {best[1]:.4g} in epoch {best[0]}'
+            axes.plot(*best, 'o', mfc='none', mec='k', ms=11, label=label)
         _finish_curve(axes, 'epoch', 'loss')
 
 
 @contextmanager
 def _figure(path: PathLike, size_inches: tuple[float, float]) -> Iterator[Any]:
-    """Yield a figure that becomes a PNG at `path`; pyplot and its global state are never touched."""
+    """Yield a figure that becomes a PNG at `path`, without pyplot and its global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size_inches, dpi=DPI, layout='constrained')
-    canvas = FigureCanvasAgg(figure)
+    figure = Figure(figsize=size_inches, dpi=DPI)  # a layout engine would double the time
+    FigureCanvasAgg(figure)
     yield figure
     with atomic_path(path) as part:
-        canvas.print_png(str(part))
+        figure.savefig(part, format='png')
 
 
 def _title(reconstruction: Reconstruction, scan: Scan) -> str:
-    sweeps = len(reconstruction.losses) - 1
+    sweeps = max(len(reconstruction.losses) - 1, 0)
+    name = ''.join(c if c.isprintable() else ' ' for c in scan.name)
     return (
-        f'{scan.name}:  {len(scan)} patterns of {scan.side_px}×{scan.side_px} px,  '
-        f'{reconstruction.backend},  {reconstruction.start} start,  {sweeps} sweep{"s" * (sweeps != 1)},  '
-        f'fourier_error {reconstruction.fourier_error:.3g}'
+        f'{name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"}\n'
+        f'{len(scan)} patterns of {scan.side_px}x{scan.side_px} px,  '
+        f'back end {reconstruction.backend},  {reconstruction.start} start,  '
+        f'{sweeps} sweep{"s" * (sweeps != 1)},  Fourier error {reconstruction.fourier_error:.3g}'
     )
 
 
-def _draw_object(axes: Array, image: ObjectImage, scan: Scan) -> None:
-    lit = _lit(image.weight)
-    rows, columns = _bounds(lit)
-    shown = lit[rows, columns]
-    levelled = level_phase(image.object, image.weight)[rows, columns]
-    extent = _extent(rows, columns, image.origin_px)
-    amplitude, phase = np.abs(levelled), np.angle(levelled)
-    for ax, values, name, unit, colours in (
-        (axes[0], amplitude, 'Amplitude', 'transmission', 'gray'),
-        (axes[1], phase, 'Phase', 'rad', 'viridis'),
-    ):
-        low, high = colour_limits(values[shown])
-        _draw_image(
-            ax, np.ma.array(values, mask=~shown), name, unit,
-            cmap=colours, vmin=low, vmax=high, extent=extent,
-        )  # fmt: skip
-        if scan.geometry.pixel_size_m is not None:
-            _draw_scale_bar(ax, scan.geometry.pixel_size_m)
-    _draw_image(
-        axes[2], image.weight[rows, columns], 'Illumination weight', 'of the maximum',
-        cmap='inferno', vmin=0, vmax=1, extent=extent,
-    )  # fmt: skip
-    spot = scan.positions_px
-    axes[2].plot(spot[:, 1], spot[:, 0], '.', color='w', ms=1.5, alpha=0.6, scalex=False, scaley=False)
+def _draw_object(axes: Panels, reconstruction: Reconstruction, scan: Scan) -> None:
+    image, estimate = reconstruction.image, reconstruction.estimate
+    bright = _above(image.weight, WELL_LIT)
+    low, high = colour_limits(image.amplitude[bright])
+    colours: dict[str, Any] = {'cmap': 'gray', 'vmin': low, 'vmax': high}
+    _draw_map(axes['amplitude'], image.amplitude, image, 'Amplitude', 'transmission', colours)
+    phase = level_phase(image)
+    low, high = colour_limits(phase[bright])
+    colours = {'cmap': 'viridis', 'vmin': low, 'vmax': high}
+    if high - low > 1.8 * np.pi:  # it wraps: -pi and pi must look the same
+        colours = {'cmap': 'twilight', 'vmin': -np.pi, 'vmax': np.pi}
+    _draw_map(axes['phase'], phase, image, 'Phase', 'rad', colours)
+    if 'start' in axes:  # in the same colours, so that the two can be compared
+        phase, name = level_phase(estimate), 'Phase of the network estimate'
+        _draw_map(axes['start'], phase, estimate, name, 'rad', colours)
+    if scan.geometry.pixel_size_m is not None:
+        for name in axes.keys() & {'amplitude', 'phase', 'start'}:
+            _draw_scale_bar(axes[name], scan.geometry.pixel_size_m[1])
+    light, name = axes['weight'], 'Illumination weight'
+    _draw_map(light, image.weight, image, name, 'of the maximum', {'cmap': 'inferno', 'vmin': 0})
+    if len(scan) <= MANY_POSITIONS:
+        y, x = scan.positions_px.T
+        light.plot(x, y, '.', color='w', ms=1.5, alpha=0.6, scalex=False, scaley=False)
+        light.set_title(f'{name} and positions', fontsize=10)
 
 
-def level_phase(object_: Complex, weight: Float) -> Complex:
-    """Return the object turned by one constant phase, so that its weighted mean is real and positive."""
-    mean = (object_.astype(np.complex128) * weight).sum()
-    turned: Complex = (object_ * np.exp(-1j * np.angle(mean))).astype(np.complex64)
-    return turned
+def level_phase(image: ObjectImage) -> Float:
+    """Return the phase [rad], (H, W), after the turn that makes the weighted mean real and > 0."""
+    mean = np.nansum(image.object.astype(np.complex128) * image.weight)
+    phase: Float = np.angle(image.object * np.complex64(np.exp(-1j * np.angle(mean))))
+    return phase
 
 
 def colour_limits(values: Array) -> tuple[float, float]:
     """Return robust limits that never coincide, even when all values are equal."""
-    finite = values[np.isfinite(values)]
-    if not finite.size:
-        return 0.0, 1.0
-    low, high = (float(v) for v in np.percentile(finite, PERCENTILES))
+    values = values[np.isfinite(values)]
+    low, high = (float(v) for v in np.percentile(values, PERCENTILES)) if values.size else (0, 1)
     room = max(0.5 * (0.02 - (high - low)), 0.0)
     return low - room, high + room
 
 
-def _lit(weight: Float) -> Bool:
-    lit: Bool = weight > LIT * weight.max()
+def _above(weight: Float, share: float) -> Bool:
+    lit: Bool = weight > share * weight.max()
     return lit if lit.any() else np.ones(weight.shape, bool)
 
 
-def _bounds(lit: Bool) -> tuple[slice, slice]:
-    """Return the rows and columns of the lit part, with a small margin."""
-    slices = []
-    for axis in (1, 0):
-        index = np.flatnonzero(lit.any(axis))
-        start = max(int(index[0]) - MARGIN_PX, 0)
-        slices.append(slice(start, min(int(index[-1]) + 1 + MARGIN_PX, lit.shape[1 - axis])))
-    return slices[0], slices[1]
-
-
-def _extent(
-    rows: slice, columns: slice, origin_px: tuple[float, float]
-) -> tuple[float, float, float, float]:
-    """Return left, right, bottom, top in the scan's coordinates; pixel centres have whole numbers."""
-    y, x = origin_px
-    return (x + columns.start - 0.5, x + columns.stop - 0.5, y + rows.stop - 0.5, y + rows.start - 0.5)
+def _draw_map(ax: Any, values: Array, image: ObjectImage, name: str, unit: str, how: Any) -> None:
+    """Draw `values` (H, W) of an image where it is lit, in the coordinates of the scan."""
+    lit = _above(image.weight, LIT)
+    top, left = np.maximum(np.argwhere(lit).min(0) - MARGIN_PX, 0)
+    bottom, right = np.minimum(np.argwhere(lit).max(0) + 1 + MARGIN_PX, lit.shape)
+    part = np.s_[top:bottom, left:right]
+    y, x = (origin - 0.5 for origin in image.origin_px)  # edges; pixel centres are whole numbers
+    extent = (x + left, x + right, y + bottom, y + top)
+    _draw_image(ax, np.ma.array(values[part], mask=~lit[part]), name, unit, extent=extent, **how)
 
 
 def _draw_image(ax: Any, values: Array, name: str, unit: str, **how: Any) -> None:
-    from matplotlib.ticker import MaxNLocator
+    from mpl_toolkits.axes_grid1 import make_axes_locatable  # type: ignore[import-untyped]
 
     ax.set_facecolor(BACKGROUND)
-    drawn = ax.imshow(values, interpolation='nearest', **how)
+    drawn = ax.imshow(values, **how)
     ax.set_title(name, fontsize=10)
-    ax.tick_params(labelsize=8)
-    ax.set_xlabel('x [px]', fontsize=8)
-    ax.set_ylabel('y [px]', fontsize=8)
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(5, integer=True))
-    bar = ax.figure.colorbar(drawn, ax=ax, fraction=0.046, pad=0.02)
-    bar.set_label(unit, fontsize=8)
-    bar.ax.tick_params(labelsize=8)
+    _label(ax, 'x [px]', 'y [px]')
+    beside = make_axes_locatable(ax).append_axes('right', size='5%', pad=0.07)
+    ax.figure.colorbar(drawn, cax=beside).set_label(unit, fontsize=8)
+    beside.tick_params(labelsize=8)
+
+
+def _label(ax: Any, x: str, y: str) -> None:
+    ax.locator_params(axis='x', nbins=5, integer=True)
+    ax.set_xlabel(x, fontsize=8)
+    ax.set_ylabel(y, fontsize=8)
+    ax.tick_params(labelsize=8, which='both')
 
 
 def scale_bar(width_m: float) -> tuple[float, str]:
@@ -165,95 +175,75 @@ def scale_bar(width_m: float) -> tuple[float, str]:
     aim = width_m / 5
     power = 10.0 ** np.floor(np.log10(aim))
     length = float(max(s for s in STEPS if s * power <= aim * 1.0001) * power)
-    nanometres = length * NM_PER_M
-    for factor, unit in ((1e6, 'mm'), (1e3, 'µm')):
-        if nanometres >= factor * 0.9999:
-            return length, f'{nanometres / factor:.3g} {unit}'
-    return length, f'{nanometres:.3g} nm'
+    nanometres = length * 1e9
+    return length, f'{nanometres:.4g} nm' if nanometres < 999.9 else f'{nanometres / 1e3:.4g} µm'
 
 
-def _draw_scale_bar(ax: Any, pixel_size_m: tuple[float, float]) -> None:
-    from matplotlib.patheffects import withStroke
+def _draw_scale_bar(ax: Any, pixel_size_m: float) -> None:
+    from mpl_toolkits.axes_grid1 import anchored_artists
 
     left, right = ax.get_xlim()
-    bottom, top = ax.get_ylim()
-    length_m, label = scale_bar(abs(right - left) * pixel_size_m[1])
-    length, height = length_m / pixel_size_m[1], abs(top - bottom)
-    x, y = left + 0.05 * abs(right - left), bottom - 0.06 * height
-    outline = withStroke(linewidth=5, foreground='k')
-    ax.plot(
-        [x, x + length], [y, y], color='w', lw=3, solid_capstyle='butt', gid='scale-bar',
-        path_effects=[outline], scalex=False, scaley=False,
+    length_m, label = scale_bar((right - left) * pixel_size_m)
+    bar = anchored_artists.AnchoredSizeBar(
+        ax.transData, length_m / pixel_size_m, label, 'lower left', color='w', label_top=True,
+        pad=0.4, borderpad=0.6, sep=4, size_vertical=0.012 * (right - left), fill_bar=True,
     )  # fmt: skip
-    ax.text(
-        x + length / 2, y - 0.025 * height, label, color='w', ha='center', va='bottom', fontsize=9,
-        path_effects=[withStroke(linewidth=2.5, foreground='k')],
-    )  # fmt: skip
+    bar.patch.set(facecolor='k', alpha=0.55, linewidth=0)  # else lost on a bright object
+    ax.add_artist(bar)
 
 
-def _draw_patterns(axes: Array, reconstruction: Reconstruction, scan: Scan) -> None:
+def _draw_patterns(axes: Panels, reconstruction: Reconstruction, scan: Scan) -> None:
     from matplotlib.colors import LogNorm
 
-    pair = (reconstruction.measured, reconstruction.predicted)
-    known = [p for p in pair if p is not None]
-    brightest = max((float(np.nanmax(p)) for p in known), default=1.0)
-    for ax, pattern, name in zip(axes, pair, ('Measured', 'Predicted'), strict=True):
-        title = f'{name} pattern {reconstruction.example}'
+    pair = {'measured': reconstruction.measured, 'predicted': reconstruction.predicted}
+    good = ~scan.bad_pixels
+    peaks = [float(np.nan_to_num(p[good]).max()) for p in pair.values() if p is not None]
+    for name, pattern in pair.items():
+        title = f'{name.capitalize()} pattern {reconstruction.example}'
         if pattern is None:
-            _say_nothing(ax, title)
-            continue
-        # Bad pixels are background in both, so that the two can be compared.
-        values = np.ma.array(np.maximum(pattern, FLOOR_COUNTS / 1e3), mask=scan.bad_pixels)
-        norm = LogNorm(FLOOR_COUNTS, max(brightest, 10 * FLOOR_COUNTS))
-        _draw_image(ax, values, title, 'counts', cmap='magma', norm=norm)
+            _say_nothing(axes[name], title)
+        else:  # bad pixels are background in both, so that the two can be compared
+            values = np.ma.array(np.maximum(pattern, FLOOR_COUNTS / 2), mask=~good)
+            norm = LogNorm(FLOOR_COUNTS, max([10 * FLOOR_COUNTS, *peaks]))
+            _draw_image(axes[name], values, title, 'counts', cmap='magma', norm=norm)
 
 
 def _say_nothing(ax: Any, title: str) -> None:
     ax.set_title(title, fontsize=10)
     ax.text(0.5, 0.5, 'not recorded', ha='center', va='center', color='0.5', transform=ax.transAxes)
-    ax.set_xticks([])
-    ax.set_yticks([])
+    ax.set(xticks=[], yticks=[])
 
 
 def _draw_losses(ax: Any, reconstruction: Reconstruction) -> None:
-    losses = reconstruction.losses
-    ax.set_title('Error over the sweeps', fontsize=10)
-    _curve(ax, range(1, len(losses)), losses[1:], 'C0', 'met during the sweep')
-    start, last = reconstruction.start_fourier_error, len(losses) - 1
-    for x, value, colour, name in (
-        (0, start, 'C1', f'{reconstruction.start} start'),
-        (last, reconstruction.fourier_error, 'C2', 'result'),
-    ):
-        if np.isfinite(value) and value > 0:
-            ax.plot(x, value, 'o', color=colour, ms=7, label=f'{name}: {value:.3g}', zorder=3)
-    _finish_curve(ax, 'sweep', 'fourier error')
+    ax.set_title('Fourier error over the sweeps', fontsize=10)
+    sweeps = range(1, len(reconstruction.losses))
+    _curve(ax, sweeps, reconstruction.losses[1:], 'C0', 'met during the sweep')
+    start, end = reconstruction.start_fourier_error, reconstruction.fourier_error
+    _curve(ax, [0], [start], 'C1', f'{reconstruction.start} start: {start:.3g}', 'o')
+    _curve(ax, [len(sweeps)], [end], 'C2', f'result: {end:.3g}', 'o')
+    _finish_curve(ax, 'sweep', '')
 
 
-def _curve(ax: Any, x: Sequence[int], y: Any, colour: str, label: str) -> None:
-    values = np.asarray(y, float)
-    if np.isfinite(values).any():
-        marker = '.' if len(values) <= 100 else ''
-        ax.plot(x, np.where(values > 0, values, np.nan), color=colour, marker=marker, label=label)
+def _curve(ax: Any, x: Sequence[int], y: Any, colour: str, label: str, marker: str = '.') -> None:
+    y = np.array(y, float)
+    y[~(np.isfinite(y) & (y > 0))] = np.nan  # nothing that a logarithmic axis could show
+    if np.isfinite(y).any():
+        ax.plot(x, y, color=colour, marker=marker if len(y) <= 100 else '', label=label)
 
 
 def _finish_curve(ax: Any, x: str, y: str) -> None:
-    from matplotlib.ticker import LogFormatter, MaxNLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-    drawn = [line for line in ax.lines if np.isfinite(np.asarray(line.get_ydata(), float)).any()]
-    if not drawn:
-        _say_nothing(ax, ax.get_title())
-        return
+    if not ax.lines:
+        return _say_nothing(ax, ax.get_title())
+    fall = ax.dataLim.y1 / ax.dataLim.y0
+    _label(ax, x, y)
     ax.set_yscale('log')
-    low, high = ax.get_ylim()
-    narrow = high < 10 * low
-    ax.yaxis.set_major_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
-    ax.yaxis.set_minor_formatter(
-        LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)) if narrow else NullFormatter()
-    )
-    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    ax.set_xlabel(x, fontsize=9)
-    ax.set_ylabel(y, fontsize=9)
-    ax.tick_params(labelsize=8, which='both')
-    ax.grid(True, which='both', color='0.9', lw=0.7)
-    ax.set_axisbelow(True)
+    ax.margins(y=0.1)
+    ax.set_xlim(ax.dataLim.x0 - 0.5, max(ax.dataLim.x1, 1) + 0.5)
+    decades = LogLocator(subs=(1.0,) if fall > 1000 else (1.0, 2.0, 5.0))
+    ax.yaxis.set_major_locator(decades if fall >= 4 else MaxNLocator(6))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:.4g}'))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.grid(True, which='major', color='0.9', lw=0.7)
     ax.legend(fontsize=8, frameon=False)

@@ -5,19 +5,13 @@ The formats, the scale and the refusals are specified in specs/data_contracts.md
 
 from __future__ import annotations
 
-from .formats import RESULT_SUFFIXES, SCAN_SUFFIXES, describe, load_scan, save_result, save_scan
+from .description import describe
+from .formats import RESULT_SUFFIXES, SCAN_SUFFIXES, load_scan, save_result, save_scan
+from .objects import load_object
 from .paths import check_target
-from .product import (
-    Product,
-    StoredObject,
-    load_object,
-    load_product,
-    save_product,
-    save_reconstruction_npz,
-)
+from .product import Product, load_product
 
 __all__ = [
-    'RESULT_SUFFIXES', 'SCAN_SUFFIXES', 'Product', 'StoredObject', 'check_target', 'describe',
-    'load_object', 'load_product', 'load_scan', 'save_product', 'save_reconstruction_npz',
-    'save_result', 'save_scan',
+    'RESULT_SUFFIXES', 'SCAN_SUFFIXES', 'Product', 'check_target', 'describe', 'load_object',
+    'load_product', 'load_scan', 'save_result', 'save_scan',
 ]  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, require
+from ..errors import DataError, explain, require
 from ..scan import Array, Bool, Double
 
 KINDS = ('auto', 'counts', 'amplitude')
@@ -30,27 +30,35 @@ def check_kind(diffraction: str) -> None:
     )
 
 
-def as_counts(stored: Array, diffraction: str = 'auto', bad_pixels: Bool | None = None) -> Array:
+def as_counts(
+    stored: Array,
+    diffraction: str = 'auto',
+    bad_pixels: Bool | None = None,
+    *,
+    unclear: str = '',
+) -> Array:
     """Return stored patterns (M, N, N) as counts: as they are, or squared in float32.
 
     With 'auto': integers are counts; floats that are all integers are counts; floats whose squares
     are all integers are amplitudes, and the squares are rounded to those integers; anything else is
-    refused. Only good pixels of some patterns are looked at: the host inpaints the bad ones.
+    `unclear` ('counts' where the format says so), or refused (DC-5). Only good pixels of some
+    patterns are looked at: the host inpaints the bad ones.
     """
     check_kind(diffraction)
     if stored.ndim != 3 or stored.dtype.kind not in 'uif':
         return stored  # what cannot be patterns is refused by Scan
     if diffraction == 'amplitude':
         return _squared(stored, bad_pixels)
-    kind = 'counts' if diffraction == 'counts' else judged(stored, bad_pixels)
-    require(
-        kind,
-        DataError,
-        'The diffraction patterns may be counts or amplitudes',
-        expected='integers (counts) or square roots of integers (amplitudes)',
-        received=f'dtype={stored.dtype}, maximum={np.nanmax(stored):.6g}',
-        cure='Say which they are with --diffraction counts or --diffraction amplitude',
-    )
+    kind = 'counts' if diffraction == 'counts' else judged(stored, bad_pixels) or unclear
+    if not kind:
+        raise DataError(
+            explain(
+                'The diffraction patterns may be counts or amplitudes',
+                expected='integers (counts) or square roots of integers (amplitudes)',
+                received=f'dtype={stored.dtype}, maximum={np.nanmax(stored):.6g}',
+                cure='Say which they are with --diffraction counts or --diffraction amplitude',
+            )
+        )
     if kind == 'counts':
         return stored
     counts = _squared(stored, bad_pixels)

@@ -1,8 +1,9 @@
 """CXI (Coherent X-ray Imaging Data Bank) in, and out for exchange.
 
 The zero frequency is expected at `[N // 2, N // 2]`; a file with it in the corner must be shifted
-first. Any non-zero mask value means a bad pixel. Translations are taken as positions of the probe
-on the object, without a change of sign, as the host does.
+first. Any non-zero mask value means a bad pixel. Translations (x, y, z) in metres are taken as
+positions of the probe on the object, without a change of sign, as the host does. The object pixel
+is that of the far field, else the one the host notes in `entry_1/ptychodus`.
 """
 
 from __future__ import annotations
@@ -13,26 +14,36 @@ from typing import Any
 import numpy as np
 
 from ..atomic import atomic_path
-from ..errors import DataError, require
+from ..errors import DataError, explain, require
 from ..geometry import pixel_size_m
 from ..scan import Array, Bool, Double, Geometry, Scan, frame_around
-from .counts import as_counts
-from .hdf5 import Patterns, paired, with_product
+from .frames import middle_px, pair_of, single_layer
+from .hdf5 import Patterns, host_counts, paired, with_product
+from .npz import object_array
 from .paths import existing_file
-from .product import load_product, metres, scan_pixel_size_m
+from .product import UNKNOWN_PIXEL_M, Product, load_product, metres, scan_pixel_size_m
 from .safe_hdf5 import dataset_at, has, number, open_hdf5, positive, read
 
 DETECTOR = 'entry_1/instrument_1/detector_1'
 DATA = ('entry_1/data_1/data', f'{DETECTOR}/data')
-TRANSLATION = ('entry_1/sample_1/geometry_1/translation', 'entry_1/data_1/translation')
+TRANSLATION = (
+    'entry_1/sample_1/geometry_1/translation',
+    'entry_1/data_1/translation',
+    f'{DETECTOR}/translation',
+)
 ENERGY = 'entry_1/instrument_1/source_1/energy'
 PROBE = (
     'entry_1/instrument_1/source_1/probe',
     'entry_1/instrument_1/source_1/illumination',
     'entry_1/image_1/data',
 )
-# Where the host's own CXI files keep the scan index of each translation.
-POSITION_INDEX = 'entry_1/ptychodus/probe_position_indexes'
+OBJECT = 'entry_1/image_2/data'
+# Where the host's own CXI files keep what the format has no place for.
+HOST = 'entry_1/ptychodus'
+POSITION_INDEX = f'{HOST}/probe_position_indexes'
+# Ours alone.
+TRUTH = 'entry_1/ptychopinn_plugin/true_object'
+ORIGIN_PX = 'entry_1/ptychopinn_plugin/origin_px'
 JOULE_PER_EV = 1.602176634e-19
 CXI_VERSION = 160
 INVALID_PIXEL = 1
@@ -43,30 +54,50 @@ def load_cxi(path: Path, *, diffraction: str = 'auto', product: Path | None = No
     file = existing_file(path)
     given = None if product is None else load_product(existing_file(product))
     with open_hdf5(file) as h5:
-        stored, bad = dataset_at(h5, _first(h5, DATA)), _mask(h5)
-        geometry = _geometry(h5, stored.shape[-1] if stored.ndim else 0)
+        data, bad = dataset_at(h5, _first(h5, DATA)), _mask(h5)
+        side, count = (data.shape[-1], data.shape[0]) if data.ndim else (0, 0)
         if given is None:
-            return _own_scan(h5, stored[()], bad, geometry, diffraction, file.stem)
-        count = stored.shape[0] if stored.ndim else 0
-        patterns = Patterns(stored[()], np.arange(count), bad, geometry.detector_pixel_size_m)
+            _check_probe(h5)
+            if has(h5, OBJECT):
+                given = cxi_product(h5, side, count)
+        detector = _geometry(h5, side).detector_pixel_size_m
+        patterns = Patterns(data[()], np.arange(count), bad, detector)
+        if given is None:
+            return _without_object(h5, patterns, diffraction, file.stem)
     return with_product(patterns, given, file, diffraction, file.stem)
 
 
+def cxi_product(h5: Any, side_px: int = 0, count: int | None = None) -> Product:
+    """Return the object of an open CXI file with the probe and the positions that belong to it."""
+    probe = read(h5, _first(h5, PROBE))
+    geometry = _geometry(h5, side_px or probe.shape[-1])
+    size = _pixel_size(h5, geometry)
+    index, positions_m = _translations(h5, count)
+    centre = tuple(number(h5, f'{HOST}/object_center_{axis}_m') for axis in 'yx')
+    return Product(
+        object=single_layer(read(h5, OBJECT)),
+        probe=_first_probe(probe),
+        position_index=index,
+        positions_m=positions_m,
+        pixel_size_m=size,
+        object_centre_m=(centre[0] or 0.0, centre[1] or 0.0),
+        detector_distance_m=geometry.detector_distance_m,
+        photon_energy_eV=geometry.photon_energy_eV,
+        origin_px=pair_of(read(h5, ORIGIN_PX) if has(h5, ORIGIN_PX) else None, 'origin_px'),
+        true_object=single_layer(read(h5, TRUTH), 'true_object') if has(h5, TRUTH) else None,
+    )
+
+
 def save_cxi(scan: Scan, path: Path) -> None:
-    """Write a scan as CXI; raise `DataError` unless its physical scales are known."""
+    """Write a scan as CXI (DC-8); unknown scales are left out, an unknown pixel is 1 m."""
     import h5py
 
-    g, size = scan.geometry, scan_pixel_size_m(scan)
-    if not (g.photon_energy_eV and g.detector_distance_m and g.detector_pixel_size_m and size):
-        _refuse_geometry('A CXI file cannot be written', g)
-        return
+    size = scan_pixel_size_m(scan) or (UNKNOWN_PIXEL_M, UNKNOWN_PIXEL_M)
     translation = np.zeros((len(scan), 3))
     translation[:, 1::-1] = metres(scan, scan.positions_px, size)
     with atomic_path(path) as part, h5py.File(part, 'w') as h5:
         h5['cxi_version'] = CXI_VERSION
-        h5[ENERGY] = g.photon_energy_eV * JOULE_PER_EV
-        h5[f'{DETECTOR}/distance'] = g.detector_distance_m
-        h5[f'{DETECTOR}/y_pixel_size'], h5[f'{DETECTOR}/x_pixel_size'] = g.detector_pixel_size_m
+        _write_scales(h5, scan, size)
         h5.create_dataset(f'{DETECTOR}/data', data=scan.counts, compression='lzf')
         mask = np.where(scan.bad_pixels, INVALID_PIXEL, 0).astype(np.uint32)
         h5.create_dataset(f'{DETECTOR}/mask', data=mask, compression='lzf')
@@ -75,39 +106,57 @@ def save_cxi(scan: Scan, path: Path) -> None:
         h5[TRANSLATION[1]] = h5py.SoftLink(f'/{TRANSLATION[0]}')
         h5['entry_1/image_1/data'] = scan.probe[None]
         h5[PROBE[1]] = h5py.SoftLink('/entry_1/image_1/data')
+        h5[OBJECT] = object_array(scan)[None]
+        h5[ORIGIN_PX] = np.asarray(scan.frame.origin_px, np.float64)
+        # The host numbers the patterns of a CXI file from zero, whatever their index was before.
+        h5[POSITION_INDEX] = np.arange(len(scan))
+        if scan.true_object is not None:
+            h5[TRUTH] = scan.true_object
 
 
-def _own_scan(
-    h5: Any, stored: Array, bad: Bool | None, geometry: Geometry, diffraction: str, name: str
-) -> Scan:
+def _write_scales(h5: Any, scan: Scan, size: tuple[float, float]) -> None:
+    g = scan.geometry
+    if g.photon_energy_eV:
+        h5[ENERGY] = g.photon_energy_eV * JOULE_PER_EV
+    if g.detector_distance_m:
+        h5[f'{DETECTOR}/distance'] = g.detector_distance_m
+    if g.detector_pixel_size_m:
+        h5[f'{DETECTOR}/y_pixel_size'], h5[f'{DETECTOR}/x_pixel_size'] = g.detector_pixel_size_m
+    for name in ('object', 'probe'):
+        h5[f'{HOST}/{name}_pixel_height_m'], h5[f'{HOST}/{name}_pixel_width_m'] = size
+    centre = metres(scan, middle_px(scan.frame), size)
+    h5[f'{HOST}/object_center_y_m'], h5[f'{HOST}/object_center_x_m'] = centre.tolist()
+
+
+def _without_object(h5: Any, patterns: Patterns, diffraction: str, name: str) -> Scan:
+    """Return a scan whose pixel (0, 0) is at 0 m, in a frame made from the positions."""
+    stored = patterns.stored
     require(
-        any(has(h5, key) for key in PROBE),
+        stored.ndim == 3,
         DataError,
-        'The CXI file has no probe',
-        expected=' or '.join(PROBE),
-        cure='Give a product file with --product, or convert to NPZ with a probeGuess',
+        'Diffraction patterns have the wrong rank',
+        expected='three axes (patterns, rows, columns)',
+        received=f'shape={stored.shape}',
     )
-    if geometry.pixel_size_m is None:
-        _refuse_geometry('Translations in metres cannot be turned into pixels', geometry)
-    probe = read(h5, _first(h5, PROBE))
-    rows, positions_m = _positions(h5, len(stored) if stored.ndim else 0)
-    positions_px = positions_m / np.asarray(geometry.pixel_size_m)
+    geometry = _geometry(h5, stored.shape[-1])
+    size = _pixel_size(h5, geometry)
+    rows, positions_m = paired(patterns.index, *_translations(h5, len(stored)))
+    positions_px = positions_m / np.asarray(size)
     frame = frame_around(positions_px, stored.shape[-1])
-    middle = np.asarray(frame.origin_px) + (np.asarray(frame.shape) - 1) / 2
-    centre = middle * np.asarray(geometry.pixel_size_m)
+    known = UNKNOWN_PIXEL_M not in size
+    y, x = (middle_px(frame) * np.asarray(size)).tolist()
     return Scan(
-        counts=as_counts(
-            stored if rows.all() else stored[rows],
-            'counts' if diffraction == 'auto' else diffraction,
+        counts=host_counts(
+            stored if rows.all() else stored[rows], diffraction, patterns.bad_pixels
         ),
         positions_px=positions_px,
-        probe=probe[0] if probe.ndim == 4 and len(probe) else probe,
-        bad_pixels=bad,  # type: ignore[arg-type]
+        probe=_first_probe(read(h5, _first(h5, PROBE))),
+        bad_pixels=patterns.bad_pixels,  # type: ignore[arg-type]
         frame=frame,
-        scan_index=np.flatnonzero(rows),
+        scan_index=patterns.index[rows],
         geometry=Geometry(
-            geometry.pixel_size_m,
-            (float(centre[0]), float(centre[1])),
+            size if known else None,
+            (y, x) if known else None,
             geometry.detector_pixel_size_m,
             geometry.detector_distance_m,
             geometry.photon_energy_eV,
@@ -116,11 +165,26 @@ def _own_scan(
     )
 
 
-def _positions(h5: Any, count: int) -> tuple[Bool, Double]:
-    """Return which patterns have a translation, and those as (y, x) in metres."""
+def _check_probe(h5: Any) -> None:
+    require(
+        any(has(h5, key) for key in PROBE),
+        DataError,
+        'The CXI file has no probe',
+        expected=' or '.join(PROBE),
+        cure='Give a product file with --product, or convert to NPZ with a probeGuess',
+    )
+
+
+def _first_probe(probe: Array) -> Array:
+    # Position-dependent probes: the first of the base set is the mean illumination.
+    return probe[0] if probe.ndim == 4 and len(probe) else probe
+
+
+def _translations(h5: Any, count: int | None) -> tuple[Array, Double]:
+    """Return the pattern index of each translation, and the translations as (y, x) in metres."""
     stored = read(h5, _first(h5, TRANSLATION))
     require(
-        stored.ndim == 2 and stored.shape[1] in (2, 3),
+        stored.ndim == 2 and stored.shape[1] in (2, 3) and stored.dtype.kind in 'uif',
         DataError,
         'The translations have the wrong shape',
         expected='(patterns, 2 or 3), in the order x, y, z',
@@ -131,20 +195,20 @@ def _positions(h5: Any, count: int) -> tuple[Bool, Double]:
     if has(h5, POSITION_INDEX):
         index = read(h5, POSITION_INDEX)
         require(
-            index.shape == stored.shape[:1],
+            index.shape == stored.shape[:1] and index.dtype.kind in 'ui',
             DataError,
             'Translations and their indexes differ in number',
             received=f'translation.shape={stored.shape}, indexes.shape={index.shape}',
         )
-        return paired(np.arange(count), index, positions_m)
+        return index, positions_m
     require(
-        len(stored) == count,
+        count is None or len(stored) == count,
         DataError,
         'Positions and patterns differ in number',
         expected=f'{count} positions',
         received=f'{len(stored)} positions',
     )
-    return np.ones(count, bool), positions_m
+    return np.arange(len(stored)), positions_m
 
 
 def _geometry(h5: Any, side_px: int) -> Geometry:
@@ -159,6 +223,24 @@ def _geometry(h5: Any, side_px: int) -> Geometry:
     return Geometry(size, None, detector, distance, energy)
 
 
+def _pixel_size(h5: Any, g: Geometry) -> tuple[float, float]:
+    if g.pixel_size_m is not None:
+        return g.pixel_size_m
+    dy, dx = (positive(number(h5, f'{HOST}/object_pixel_{axis}_m')) for axis in ('height', 'width'))
+    if dy is None or dx is None:
+        raise DataError(
+            explain(
+                'Translations in metres cannot be turned into pixels',
+                expected='photon energy, detector distance and detector pixel size',
+                received=f'photon_energy_eV={g.photon_energy_eV}, '
+                f'detector_distance_m={g.detector_distance_m}, '
+                f'detector_pixel_size_m={g.detector_pixel_size_m}',
+                cure='Use NPZ, whose positions are in pixels',
+            )
+        )
+    return dy, dx
+
+
 def _mask(h5: Any) -> Bool | None:
     if not has(h5, f'{DETECTOR}/mask'):
         return None
@@ -169,16 +251,3 @@ def _mask(h5: Any) -> Bool | None:
 
 def _first(h5: Any, keys: tuple[str, ...]) -> str:
     return next((key for key in keys if has(h5, key)), keys[0])
-
-
-def _refuse_geometry(wrong: str, g: Geometry) -> None:
-    require(
-        False,
-        DataError,
-        wrong,
-        expected='photon energy, detector distance and detector pixel size',
-        received=f'photon_energy_eV={g.photon_energy_eV}, '
-        f'detector_distance_m={g.detector_distance_m}, '
-        f'detector_pixel_size_m={g.detector_pixel_size_m}',
-        cure='Use NPZ, whose positions are in pixels',
-    )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import os
 from pathlib import Path
-from typing import Any
 
 from ..errors import DataError, DataFileMissingError, explain, require
 from ..result import Reconstruction
@@ -12,9 +11,9 @@ from ..scan import Scan
 from .counts import check_kind
 from .cxi import load_cxi, save_cxi
 from .hdf5 import load_pair, load_training, save_training
-from .npz import load_npz, open_npz, save_npz
+from .npz import load_npz, save_npz
 from .paths import Source, check_target, existing_file, kind_of
-from .product import load_object, save_product, save_reconstruction_npz
+from .product import save_product, save_reconstruction_npz
 from .safe_hdf5 import has, open_hdf5
 
 DIFFRACTION_FILE, PRODUCT_FILE = 'diffraction.h5', 'product.h5'
@@ -38,8 +37,8 @@ def load_scan(
     Raises `DataError`, or `DataFileMissingError`, in one line.
     """
     check_kind(diffraction)
-    file, name = _entry(Path(path))
-    kind = _format(file)
+    file, name = file_of(Path(path))
+    kind = file_format(file)
     _check_options(file, kind, probe_key, product)
     if kind == 'npz':
         return load_npz(file, diffraction=diffraction, probe_key=probe_key)
@@ -71,43 +70,9 @@ def save_result(
         save_product(file, scan, reconstruction, name=name, comments=comments)
 
 
-def describe(path: Source) -> dict[str, Any]:
-    """Return what a scan or result file holds, in plain values."""
-    file, _ = _entry(Path(path))
-    kind = _format(file)
-    if kind == 'product' or (kind == 'npz' and _holds_result(file)):
-        stored = load_object(file)
-        return {
-            'kind': 'product' if kind == 'product' else 'result',
-            'object_shape': list(stored.object.shape),
-            'origin_px': list(stored.origin_px),
-            'probe_modes': 0 if stored.probe is None else len(stored.probe),
-        }
-    scan = load_scan(path)
-    known = {k: v for k, v in asdict(scan.geometry).items() if v is not None}
-    return {
-        'kind': f'scan ({kind})',
-        'patterns': len(scan),
-        'pattern_size_px': scan.side_px,
-        'dtype': str(scan.counts.dtype),
-        'counts_per_pattern': float(scan.totals.mean()),
-        'bad_pixels': int(scan.bad_pixels.sum()),
-        'probe_modes': len(scan.probe),
-        'object_shape': list(scan.frame.shape),
-        'object_guess': scan.object_guess is not None,
-        'true_object': scan.true_object is not None,
-        **known,
-    }
-
-
-def _holds_result(file: Path) -> bool:
-    with open_npz(file) as archive:
-        return 'object' in archive and 'xcoords' not in archive
-
-
-def _entry(path: Path) -> tuple[Path, str]:
+def file_of(path: Path) -> tuple[Path, str]:
     """Return the file to open, and the folder's name where a folder was given."""
-    if not path.is_dir():
+    if not os.path.isdir(path):  # unlike Path.is_dir it never raises
         return existing_file(path), ''
     file = path / DIFFRACTION_FILE
     if not file.exists():
@@ -120,7 +85,7 @@ def _entry(path: Path) -> tuple[Path, str]:
     return existing_file(file), path.resolve().name
 
 
-def _format(file: Path) -> str:
+def file_format(file: Path) -> str:
     """Return 'npz', 'cxi', 'training', 'diffraction', 'product', or '' for none of them."""
     kind = kind_of(file)
     if kind != 'hdf5':

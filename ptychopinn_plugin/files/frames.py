@@ -1,7 +1,7 @@
 """Where a scan lies in the object array that came with its file.
 
-A stored object defines the frame when every patch falls inside it. One that does not (a placeholder, or
-an object of another scan) is left out with a warning, and the frame is made from the positions.
+A stored object defines the frame. A constant one is only a placeholder: it is no guess, and where
+the positions do not fit inside it the frame is made from them, with a warning.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ORIGIN = (0.0, 0.0)
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """The frame of a scan (None: made from the positions), its object guess and its physical scales."""
+    """The frame of a scan (None: made from the positions), its object guess and its scales."""
 
     frame: Frame | None
     object_guess: Complex | None
@@ -39,8 +39,9 @@ def place(
 ) -> Place:
     """Return the frame that a file's object arrays give to its positions (M, 2), in object pixels.
 
-    A true object is binding: `Scan` refuses positions outside it. `geometry.object_centre_m` is that of
-    `guess` and moves with the frame. What is wrong with the positions themselves is left to `Scan`.
+    A true object or a guess with structure is binding: `Scan` refuses positions outside it.
+    `geometry.object_centre_m` is that of `guess` and moves with the frame. Positions that cannot be
+    positions are left to `Scan` to refuse.
     """
     geometry = geometry or Geometry()
     guess = None if guess is None else single_layer(guess, 'The object guess')
@@ -55,11 +56,12 @@ def place(
     if guess is None:
         return Place(None, None, geometry)
     frame = Frame((guess.shape[0], guess.shape[1]), origin_px)
-    if not usable or fits(positions_px, side_px, frame):
+    if kept is not None or not usable or fits(positions_px, side_px, frame):
         return Place(frame, kept, geometry)
     around = frame_around(positions_px, side_px)
     logger.warning(
-        'The scan reaches beyond the stored object of %dx%d pixels, which is left out', *frame.shape
+        'The scan reaches beyond the placeholder object of %dx%d pixels, which is left out',
+        *frame.shape,
     )
     return Place(around, None, _moved(geometry, frame, around))
 
@@ -116,7 +118,7 @@ def single_layer(stored: Array, what: str = 'The object') -> Complex:
 
 
 def _check_units(positions_px: Double) -> None:
-    # Metres taken for pixels give a scan of one spot, which reconstructs to nothing without an error.
+    # Metres taken for pixels give a scan of one spot, which fails without an error.
     extent = np.ptp(positions_px, axis=0)
     require(
         len(positions_px) == 1 or extent.max() >= 1,

@@ -12,7 +12,7 @@ from ..atomic import atomic_path
 from ..errors import DataError, require
 from ..geometry import pixel_size_m
 from ..scan import Array, Bool, Double, Geometry, Scan
-from .counts import as_counts, judged
+from .counts import as_counts
 from .frames import pair_of, place
 from .npz import object_array, scan_index
 from .paths import blame, existing_file
@@ -50,18 +50,20 @@ def with_product(
     with blame(file):
         rows, positions_m = paired(patterns.index, product.position_index, product.positions_m)
         stored = patterns.stored if rows.all() else patterns.stored[rows]
-        positions_px = product.pixels(positions_m)
-        known = replace(
-            product.geometry, detector_pixel_size_m=patterns.detector_pixel_size_m
-        )
-        placed = place(positions_px, stored.shape[-1], product.object, known)
+        positions_px = product.pixels(positions_m) + np.asarray(product.origin_px)
+        known = replace(product.geometry, detector_pixel_size_m=patterns.detector_pixel_size_m)
+        placed = place(
+            positions_px, stored.shape[-1], product.object, known,
+            truth=product.true_object, origin_px=product.origin_px,
+        )  # fmt: skip
         return Scan(
-            counts=_host_counts(stored, diffraction, patterns.bad_pixels),
+            counts=host_counts(stored, diffraction, patterns.bad_pixels),
             positions_px=positions_px,
             probe=product.probe,
             bad_pixels=patterns.bad_pixels,  # type: ignore[arg-type]
             frame=placed.frame,  # type: ignore[arg-type]
             object_guess=placed.object_guess,
+            true_object=product.true_object,
             scan_index=patterns.index[rows],
             geometry=placed.geometry,
             name=name or product.name or file.stem,
@@ -135,7 +137,7 @@ def load_training(path: Path, *, diffraction: str = 'auto') -> Scan:
             truth=truth, origin_px=start,
         )  # fmt: skip
         return Scan(
-            counts=_host_counts(stored, diffraction, bad),
+            counts=host_counts(stored, diffraction, bad),
             positions_px=positions_px,
             probe=read(h5, 'probe'),
             bad_pixels=bad,  # type: ignore[arg-type]
@@ -195,12 +197,10 @@ def _read_patterns(file: Path) -> Patterns:
         )
 
 
-def _host_counts(stored: Array, diffraction: str, bad_pixels: Bool | None) -> Array:
-    # The host's own files hold counts by definition, also where they are not integers; square roots
-    # of integers are no accident in any file.
-    if diffraction == 'auto':
-        diffraction = judged(stored, bad_pixels) or 'counts'
-    return as_counts(stored, diffraction, bad_pixels)
+def host_counts(stored: Array, diffraction: str, bad_pixels: Bool | None) -> Array:
+    """Return patterns of a format that holds counts by definition as counts."""
+    # Also where they are not integers; only square roots of integers are no accident in any file.
+    return as_counts(stored, diffraction, bad_pixels, unclear='counts')
 
 
 def _training_geometry(

@@ -16,11 +16,13 @@ from numpy.lib import format as npy
 
 from ..atomic import atomic_path
 from ..errors import DataError, explain, require
-from ..scan import Array, Bool, Complex, Frame, Scan
+from ..scan import Array, Bool, Complex, Scan
 from .counts import as_counts
+from .frames import pair_of, place
 from .paths import blame, existing_file
 
 MAX_BYTES = 64 * 2**30
+MAX_EXPANSION = 2000
 PATTERN_KEYS = ('diff3d', 'diffraction')
 SCALE_KEY = 'diff3d_scale'
 
@@ -34,8 +36,8 @@ DAMAGE = (
 class Archive:
     """The arrays of an open NPZ file, read one at a time and checked before memory is taken."""
 
-    def __init__(self, members: zipfile.ZipFile) -> None:
-        self._zip = members
+    def __init__(self, members: zipfile.ZipFile, file_bytes: int) -> None:
+        self._zip, self._file_bytes = members, file_bytes
         self.keys = tuple(n.removesuffix('.npy') for n in members.namelist() if n.endswith('.npy'))
 
     def __contains__(self, key: str) -> bool:
@@ -82,11 +84,13 @@ class Archive:
             cure='Save it again as a plain array',
         )
         declared = math.prod(shape) * dtype.itemsize
+        # Deflate reaches about 1000; what claims to shrink further was made to fill the memory.
+        limit = min(info.file_size, MAX_BYTES, MAX_EXPANSION * self._file_bytes)
         require(
-            min(shape, default=0) >= 0 and declared <= min(info.file_size, MAX_BYTES),
+            min(shape, default=0) >= 0 and declared <= limit,
             DataError,
             f'The array {key} declares more than the file holds',
-            expected=f'at most {min(info.file_size, MAX_BYTES)} bytes',
+            expected=f'at most {limit} bytes',
             received=f'{key}.shape={shape}, {declared} bytes',
             cure='Copy the file again',
         )
@@ -107,27 +111,30 @@ def open_npz(file: Path) -> Iterator[Archive]:
                 )
             ) from error
         with members:
-            yield Archive(members)
+            yield Archive(members, file.stat().st_size)
 
 
 def load_npz(path: Path, *, diffraction: str = 'auto', probe_key: str | None = None) -> Scan:
     """Return the scan of an NPZ training file (DC-2)."""
     file = existing_file(path)
     with open_npz(file) as archive:
-        bad = _mask(archive)
+        # The small arrays first: what is wrong with them should not wait for the patterns.
+        start = pair_of(archive.get('origin_px'), 'origin_px')
+        positions_px = _positions(archive) + np.asarray(start)
+        probe, bad = archive.read(probe_key or 'probeGuess'), _mask(archive)
+        truth = archive.get('true_object')
+        placed = place(
+            positions_px, probe.shape[-1] if probe.ndim else 0, archive.get('objectGuess'),
+            truth=truth, origin_px=start,
+        )  # fmt: skip
         stored = archive.read(next((k for k in PATTERN_KEYS if k in archive), PATTERN_KEYS[0]))
-        guess, truth = archive.get('objectGuess'), archive.get('true_object')
-        frame = None
-        if guess is not None and guess.ndim == 2 and is_constant(guess):
-            frame = Frame((guess.shape[0], guess.shape[1])) if truth is None else None
-            guess = None
         return Scan(
             counts=as_counts(stored, _declared(archive, diffraction), bad),
-            positions_px=_positions(archive),
-            probe=archive.read(probe_key or 'probeGuess'),
+            positions_px=positions_px,
+            probe=probe[0] if probe.ndim == 4 and len(probe) else probe,
             bad_pixels=bad,  # type: ignore[arg-type]
-            frame=frame,  # type: ignore[arg-type]
-            object_guess=guess,
+            frame=placed.frame,  # type: ignore[arg-type]
+            object_guess=placed.object_guess,
             true_object=truth,
             scan_index=scan_index(archive.get('scan_index')),  # type: ignore[arg-type]
             name=file.stem,
@@ -150,21 +157,18 @@ def save_npz(scan: Scan, path: Path) -> None:
             bad_pixels=scan.bad_pixels,
             probeGuess=scan.probe,
             objectGuess=object_array(scan),
+            origin_px=np.asarray(scan.frame.origin_px, np.float64),
             scan_index=scan.scan_index,
             **more,
         )
 
 
 def object_array(scan: Scan) -> Complex:
-    """Return the scan's object guess, or ones in the shape of its frame."""
-    return (
-        np.ones(scan.frame.shape, np.complex64) if scan.object_guess is None else scan.object_guess
-    )
-
-
-def is_constant(array: Array) -> bool:
-    """Tell whether an object array is one value everywhere: a frame, but no guess."""
-    return array.size > 0 and bool((array == array.flat[0]).all())
+    """Return the scan's object guess, or ones, in the shape of its frame."""
+    guess = scan.object_guess
+    if guess is not None and guess.shape == scan.frame.shape:
+        return guess
+    return np.ones(scan.frame.shape, np.complex64)
 
 
 def scan_index(stored: Array | None) -> Array | None:
@@ -189,10 +193,10 @@ def _mask(archive: Archive) -> Bool | None:
 def _positions(archive: Archive) -> Array:
     x, y = archive.read('xcoords'), archive.read('ycoords')
     require(
-        x.ndim == 1 and x.shape == y.shape,
+        x.ndim == 1 and x.shape == y.shape and x.dtype.kind in 'uif' and y.dtype.kind in 'uif',
         DataError,
-        'xcoords and ycoords are not two lists of the same length',
-        expected='shape (patterns,) for both',
-        received=f'xcoords.shape={x.shape}, ycoords.shape={y.shape}',
+        'xcoords and ycoords are not two lists of numbers of the same length',
+        expected='real numbers of shape (patterns,) for both',
+        received=f'xcoords.shape={x.shape}, {x.dtype}, ycoords.shape={y.shape}, {y.dtype}',
     )
     return np.stack([y, x], 1)

@@ -1,4 +1,4 @@
-"""The object of any file that holds one, with the light that fell on it: what `compare` compares."""
+"""The object of any file that holds one, with the light that fell on it, to be compared."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import DataError, explain, require
 from ..geometry import relative_illumination
 from ..result import ObjectImage
 from ..scan import Array, Double, Float, Frame, Scan
-from .cxi import OBJECT, PROBE, cxi_product
+from .cxi import OBJECT, cxi_product
 from .frames import ORIGIN, pair_of, single_layer
 from .npz import Archive, open_npz
 from .paths import Source, existing_file, kind_of
@@ -26,10 +26,10 @@ SCAN_OBJECTS = ('true_object', 'reference_object', 'objectGuess')
 
 
 def load_object(path: Source, key: str | None = None) -> ObjectImage:
-    """Return the object of a result, a product or a scan file, with its weight (DC-9).
+    """Return the object of a result, a product or a scan file, with its weight (DC-15).
 
-    `key` names another array of the file. The weight is the stored one; with positions and a probe the
-    light they put on the object; else ones. Raises `DataError` when there is no object.
+    `key` names another array of the file. The weight is the stored one; with positions and a probe
+    the light they put on the object; else ones. Raises `DataError` when there is no object.
     """
     file = existing_file(path)
     kind = kind_of(file)
@@ -85,7 +85,7 @@ def _from_hdf5(file: Path, key: str | None) -> ObjectImage:
                 expected=OBJECT,
                 cure='Name another dataset with --truth-key',
             )
-            return _from_product(cxi_product(h5, next((p for p in PROBE if has(h5, p)), PROBE[0])))
+            return _from_product(cxi_product(h5))
         stored = read(h5, WEIGHT_KEY) if has(h5, WEIGHT_KEY) else None
     return _from_product(load_product(file), stored)
 
@@ -100,7 +100,7 @@ def _from_training(h5: Any) -> ObjectImage:
 
 
 def _from_product(product: Product, weight: Array | None = None) -> ObjectImage:
-    obj = product.object
+    obj = product.object if product.true_object is None else product.true_object
     if weight is not None and weight.shape == obj.shape:
         return ObjectImage(obj, weight.astype(np.float32), product.origin_px)
     light = _light(product.pixels(product.positions_m), product.probe, obj, ORIGIN)
@@ -109,8 +109,10 @@ def _from_product(product: Product, weight: Array | None = None) -> ObjectImage:
     )
 
 
-def _light(positions_px: Double, probe: Array, obj: Array, origin: tuple[float, float]) -> Float | None:
-    """Return the relative illumination of the object (H, W), None where the scan does not fit it."""
+def _light(
+    positions_px: Double, probe: Array, obj: Array, origin: tuple[float, float]
+) -> Float | None:
+    """Return the relative light on the object (H, W), None where the scan does not fit it."""
     probe = probe[0] if probe.ndim == 4 and len(probe) else probe
     try:
         # The illumination takes no patterns: one number stands for all of them, without memory.

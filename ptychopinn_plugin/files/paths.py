@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,11 +19,23 @@ ZIP_MAGIC = b'PK'
 def existing_file(path: Source, cure: str = 'Check the path') -> Path:
     """Return the path of a file that is there and is not empty; raise `DataError` otherwise."""
     file = Path(path)
-    if file.is_dir():
-        raise DataError(explain(f'{file} is a folder', expected='a file', cure=cure))
-    if not file.exists():
-        raise DataFileMissingError(explain(f'{file} does not exist', cure=cure))
-    require(file.stat().st_size > 0, DataError, f'{file.name}: The file is empty', cure=cure)
+    try:
+        status = file.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataFileMissingError(explain(f'{file} does not exist', cure=cure)) from error
+    except OSError as error:
+        raise DataError(
+            explain(f'{file.name}: The file cannot be read', received=error.strerror or str(error))
+        ) from error
+    # A pipe or a device would block for ever where a file is read from its end.
+    require(
+        stat.S_ISREG(status.st_mode),
+        DataError,
+        f'{file} is a folder or no plain file',
+        expected='a file',
+        cure=cure,
+    )
+    require(status.st_size > 0, DataError, f'{file.name}: The file is empty', cure=cure)
     return file
 
 
@@ -32,7 +45,7 @@ def check_target(path: Source | None, suffixes: Collection[str] = ()) -> None:
         return
     file = Path(path)
     require(
-        not file.is_dir(),
+        not os.path.isdir(file),
         OutputError,
         'The output is a folder',
         expected='a file name',

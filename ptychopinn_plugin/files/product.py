@@ -10,7 +10,7 @@ breaks it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -18,12 +18,13 @@ from ..atomic import atomic_path
 from ..errors import DataError, explain, require
 from ..geometry import pixel_size_m
 from ..result import Reconstruction
-from ..scan import Array, Complex, Double, Float, Frame, Geometry, Scan
-from .npz import open_npz
-from .paths import Source, existing_file, kind_of
+from ..scan import Array, Complex, Double, Geometry, Scan
+from .frames import ORIGIN, middle_px, pair_of, single_layer
+from .paths import Source, existing_file
 from .safe_hdf5 import attribute, dataset_at, has, open_hdf5, positive, read, text
 
 UNKNOWN_PIXEL_M = 1.0
+WEIGHT_KEY = 'ptychopinn_plugin_weight'
 Pair = tuple[float, float]
 
 
@@ -45,7 +46,8 @@ class Product:
     name: str = ''
     comments: str = ''
     losses: tuple[float, ...] = ()
-    origin_px: Pair = (0.0, 0.0)
+    origin_px: Pair = ORIGIN
+    true_object: Complex | None = None
 
     @property
     def geometry(self) -> Geometry:
@@ -65,17 +67,8 @@ class Product:
         return np.asarray((positions_m - centre) / pixel + middle, np.float64)
 
 
-class StoredObject(NamedTuple):
-    """A reconstructed object as a file holds it: (H, W), (H, W) or None, (P, N, N) or None, (y, x)."""
-
-    object: Complex
-    weight: Float | None
-    probe: Complex | None
-    origin_px: Pair
-
-
 def load_product(path: Source) -> Product:
-    """Return a product file of the host (DC-4); a multi-layer object is refused."""
+    """Return a product file of the host (DC-9); a multi-layer object is refused."""
     file = existing_file(path)
     with open_hdf5(file) as h5:
         obj, probe = dataset_at(h5, 'object'), read(h5, 'probe')
@@ -87,9 +80,9 @@ def load_product(path: Source) -> Product:
             expected='pixel sizes above zero',
             received=f'pixel_height_m={size[0]}, pixel_width_m={size[1]}',
         )
-        origin = np.asarray(obj.attrs.get('origin_px', (0.0, 0.0)), np.float64).reshape(2)
+        origin = obj.attrs.get('origin_px')
         return Product(
-            object=_single_layer(obj[()]),
+            object=single_layer(obj[()]),
             # Position-dependent probes: the first of the base set is the mean illumination.
             probe=probe[0] if probe.ndim == 4 and len(probe) else probe,
             position_index=read(h5, 'probe_position_indexes'),
@@ -101,14 +94,14 @@ def load_product(path: Source) -> Product:
             name=text(h5, 'name'),
             comments=text(h5, 'comments'),
             losses=tuple(read(h5, 'loss_values').tolist()) if has(h5, 'loss_values') else (),
-            origin_px=(float(origin[0]), float(origin[1])),
+            origin_px=pair_of(None if origin is None else np.asarray(origin), 'origin_px'),
         )
 
 
 def save_product(
     path: Source, scan: Scan, reconstruction: Reconstruction, *, name: str = '', comments: str = ''
 ) -> None:
-    """Write a reconstruction as a product file that the host opens (DC-5)."""
+    """Write a reconstruction as a product file that the host opens (DC-9)."""
     import h5py
 
     image = reconstruction.image
@@ -121,10 +114,11 @@ def save_product(
         h5['probe_position_y_m'] = positions_m[:, 0]
         h5['probe'] = reconstruction.probe[None].astype(np.complex64)
         h5['object'] = image.object[None].astype(np.complex64)
-        centre = metres(scan, _middle_px(image.frame), size)
+        centre = metres(scan, middle_px(image.frame), size)
         for key in ('probe', 'object'):
             h5[key].attrs['pixel_height_m'], h5[key].attrs['pixel_width_m'] = size
         h5['object'].attrs['center_y_m'], h5['object'].attrs['center_x_m'] = centre.tolist()
+        h5[WEIGHT_KEY] = image.weight.astype(np.float32)
         # Ours alone: where object[0, 0] lies in the scan's pixels. The host passes over it.
         h5['object'].attrs['origin_px'] = np.asarray(image.origin_px, np.float64)
         h5['object_layer_spacing_m'] = np.zeros(0)
@@ -133,7 +127,7 @@ def save_product(
 
 
 def save_reconstruction_npz(path: Source, reconstruction: Reconstruction) -> None:
-    """Write a reconstruction as plain arrays (DC-6)."""
+    """Write a reconstruction as plain arrays (DC-13)."""
     image = reconstruction.image
     more: dict[str, Any] = {} if image.uncertainty is None else {'uncertainty': image.uncertainty}
     with atomic_path(path) as part, open(part, 'wb') as stream:
@@ -149,37 +143,6 @@ def save_reconstruction_npz(path: Source, reconstruction: Reconstruction) -> Non
             backend=np.array(reconstruction.backend),
             start=np.array(reconstruction.start),
             **more,
-        )
-
-
-def load_object(path: Source, *, key: str | None = None) -> StoredObject:
-    """Return the object of a result (a product of the host, our NPZ) or of a scan NPZ.
-
-    `key` names the array of an NPZ file; without it, `object`, or `true_object` of a simulated scan.
-    """
-    file = existing_file(path)
-    kind = kind_of(file)
-    require(
-        kind == 'npz' or (kind == 'hdf5' and key is None),
-        DataError,
-        f'{file.name}: The file is neither a product nor an NPZ file with an object',
-        expected='a product .h5 of Ptychodus or an .npz; a key only with an .npz',
-        received=f'key={key}',
-    )
-    if kind == 'hdf5':
-        product = load_product(file)
-        return StoredObject(product.object, None, product.probe, product.origin_px)
-    with open_npz(file) as archive:
-        scan_like = 'object' not in archive and 'true_object' in archive
-        key = key or ('true_object' if scan_like else 'object')
-        weight, probe, origin = (archive.get(k) for k in ('weight', 'probe', 'origin_px'))
-        place = np.zeros(2) if origin is None else origin.astype(np.float64).reshape(-1)
-        require(len(place) == 2, DataError, 'origin_px is not a pair', received=f'{place}')
-        return StoredObject(
-            _single_layer(archive.read(key)),
-            None if weight is None else weight.astype(np.float32),
-            None if probe is None else probe.astype(np.complex64),
-            (float(place[0]), float(place[1])),
         )
 
 
@@ -201,12 +164,8 @@ def metres(scan: Scan, positions_px: Double, size_m: Pair) -> Double:
         return np.asarray(positions_px * np.asarray(size_m), np.float64)
     centre = np.asarray(scan.geometry.object_centre_m)
     return np.asarray(
-        centre + (positions_px - _middle_px(scan.frame)) * np.asarray(size_m), np.float64
+        centre + (positions_px - middle_px(scan.frame)) * np.asarray(size_m), np.float64
     )
-
-
-def _middle_px(frame: Frame) -> Double:
-    return np.asarray(frame.origin_px) + (np.asarray(frame.shape) - 1) / 2
 
 
 def _write_metadata(h5: Any, scan: Scan, result: Reconstruction, name: str, comments: str) -> None:
@@ -240,16 +199,3 @@ def _pair(holder: Any, y_key: str, x_key: str) -> Pair:
         missing = y_key if y is None else x_key
         raise DataError(explain(f'The attribute {missing} of the object is missing'))
     return y, x
-
-
-def _single_layer(stored: Array) -> Complex:
-    require(
-        stored.ndim == 2 or (stored.ndim == 3 and len(stored) == 1),
-        DataError,
-        'The object has several layers or the wrong rank',
-        expected='one layer: (rows, columns) or (1, rows, columns)',
-        received=f'object.shape={stored.shape}',
-        cure='Multi-slice products are not supported',
-    )
-    require(stored.dtype.kind in 'uifc', DataError, 'The object does not hold numbers')
-    return stored.reshape(stored.shape[-2:]).astype(np.complex64)

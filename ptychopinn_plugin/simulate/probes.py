@@ -27,7 +27,7 @@ def zone_plate(side: int, defocus: float = 0.36) -> Wave:
     return _focused(side, radius=0.2, stop=0.4, defocus=defocus)
 
 
-def airy(side: int, defocus: float = 0.2) -> Wave:
+def airy(side: int, defocus: float = 0.3) -> Wave:
     """Return the beam of a full circular aperture; `defocus` as in `zone_plate`, 0 is the focus."""
     return _focused(side, radius=0.1, stop=0.0, defocus=defocus)
 
@@ -111,12 +111,13 @@ def _with_modes(given: Wave, modes: int) -> Wave:
     side = given.shape[-1]
     weight = np.abs(made[0]) ** 2 / _power(made[:1])
     r = _offsets(side)
-    y = r / np.sqrt((weight.sum(1) * r**2).sum())
-    x = r / np.sqrt((weight.sum(0) * r**2).sum())
+    # Levelled off outside the beam, else the powers would lift its tails at the edge of the window.
+    y = np.tanh(r / np.sqrt((weight.sum(1) * r**2).sum()))
+    x = np.tanh(r / np.sqrt((weight.sum(0) * r**2).sum()))
     orders = [(s - j, j) for s in range(1, modes + 1) for j in range(s + 1)]
     for i, j in orders[: modes - len(made)]:
         mode = y[:, None] ** i * x**j * made[0]
-        for other in made:
+        for other in (*made, *made):  # once more removes what rounding left
             mode = mode - (other.conj() * mode).sum() / _power(other) * other
         mode *= np.sqrt(MODE_DECAY * _power(made[-1]) / _power(mode))
         made = np.concatenate([made, mode[None]])

@@ -1,11 +1,9 @@
-"""Positions to integer windows and sub-pixel remainders; metres per object pixel; where the light fell."""
+"""Windows, far-field pixels and illumination (specs/physics.md PH-2)."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from ptychopinn_plugin.geometry import (
     illumination,
@@ -13,89 +11,75 @@ from ptychopinn_plugin.geometry import (
     relative_illumination,
     windows,
 )
-from ptychopinn_plugin.scan import Frame, Scan, frame_around
+from ptychopinn_plugin.scan import Frame, Scan
 
 N = 8
-HALF = (N - 1) / 2
 
 
-def scan_at(positions, probe=None, **more):
-    positions = np.atleast_2d(np.asarray(positions, float))
-    probe = np.ones((1, N, N)) if probe is None else probe
-    return Scan(np.ones((len(positions), N, N)), positions, probe, **more)
+def scan_at(positions, frame=None, modes=1, seed=0):
+    rng = np.random.default_rng(seed)
+    positions = np.asarray(positions, float)
+    probe = rng.normal(size=(modes, N, N)) + 1j * rng.normal(size=(modes, N, N))
+    return Scan(np.ones((len(positions), N, N), np.uint16), positions, probe, frame=frame)
 
 
-def test_the_corner_is_the_position_less_half_the_probe():
-    scan = scan_at([[HALF, HALF], [HALF + 2, HALF + 5]], frame=Frame((20, 20)))
-    made = windows(scan)
-    np.testing.assert_array_equal(made.corner_px, [[0, 0], [2, 5]])
-    np.testing.assert_array_equal(made.shift_px, 0)
+def test_a_whole_pixel_position_has_no_shift():
+    found = windows(scan_at([[3.5, 5.5]], Frame((20, 20))))
+    np.testing.assert_array_equal(found.corner_px, [[0, 2]])
+    np.testing.assert_array_equal(found.shift_px, 0)
+    assert found.corner_px.dtype == np.int64
+    assert found.shift_px.dtype == np.float32
 
 
-def test_rows_come_before_columns():
-    made = windows(scan_at([HALF + 1.25, HALF + 3.75], frame=Frame((20, 30))))
-    np.testing.assert_array_equal(made.corner_px, [[1, 4]])
-    np.testing.assert_allclose(made.shift_px, [[0.25, -0.25]])
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(
-        st.tuples(st.floats(-500, 500), st.floats(-500, 500)), min_size=1, max_size=5
-    ),
-    st.tuples(st.integers(-9, 0), st.integers(-9, 0)),
-)  # fmt: skip
-def test_corner_and_remainder_give_the_position_back(positions, margin):
-    positions = np.array(positions)
-    tight = frame_around(positions, N)
-    origin = np.add(tight.origin_px, margin)
-    frame = Frame((tight.shape[0] + 10, tight.shape[1] + 10), (origin[0], origin[1]))
-    made = windows(scan_at(positions, frame=frame))
-    back = made.corner_px + made.shift_px + HALF + frame.origin_px
-    np.testing.assert_allclose(back, positions, atol=1e-4)
-    assert np.abs(made.shift_px).max() <= 0.5
-    assert (made.corner_px >= 0).all()
-    assert (made.corner_px + N <= frame.shape).all()
-    assert made.corner_px.dtype == np.int64
-    assert made.shift_px.dtype == np.float32
+def test_corner_and_shift_give_the_position_back():  # PH-2
+    rng = np.random.default_rng(1)
+    positions = rng.uniform(40, 90, (500, 2))
+    scan = scan_at(positions, Frame((100, 110), (31.25, 29.5)))
+    found = windows(scan)
+    assert np.abs(found.shift_px).max() <= 0.5
+    back = found.corner_px + found.shift_px + (N - 1) / 2 + np.array([31.25, 29.5])
+    np.testing.assert_allclose(back, positions, atol=1e-6)
 
 
 def test_another_frame_moves_the_corners_only():
-    scan = scan_at([[10.2, 12.7], [14.1, 20.4]], frame=Frame((30, 30)))
-    moved = windows(scan, Frame((40, 40), (-3.0, -5.0)))
-    np.testing.assert_array_equal(moved.corner_px, windows(scan).corner_px + [3, 5])
-    np.testing.assert_allclose(moved.shift_px, windows(scan).shift_px, atol=1e-6)
+    scan = scan_at([[10.2, 11.9], [12.4, 10.1]])
+    first, second = windows(scan, Frame((40, 40))), windows(scan, Frame((40, 40), (-3.0, 2.0)))
+    np.testing.assert_array_equal(second.corner_px - first.corner_px, [[3, -2]] * 2)
+    np.testing.assert_allclose(second.shift_px, first.shift_px, atol=1e-6)
 
 
-def test_a_fractional_origin_goes_to_the_remainder():
-    made = windows(scan_at([10.0, 10.1], frame=Frame((30, 30), (0.25, 0.0))))
-    np.testing.assert_array_equal(made.corner_px, [[6, 7]])
-    np.testing.assert_allclose(made.shift_px, [[0.25, -0.4]], atol=1e-6)
+def test_rows_come_first():
+    corner = windows(scan_at([[3.5, 10.5]], Frame((9, 30)))).corner_px
+    np.testing.assert_array_equal(corner, [[0, 7]])
 
 
-def test_the_object_pixel_of_a_known_instrument():
-    # 8.8 keV, 1.92 m, 75 um pixels, 128 of them: 0.14089 nm * 1.92 m / 9.6 mm = 28.18 nm
-    y, x = pixel_size_m(8800.0, 1.92, (75e-6, 150e-6), 128)
-    assert y == pytest.approx(28.178e-9, rel=1e-4)
-    assert x == pytest.approx(y / 2)
+def test_windows_stay_inside_the_frame_made_from_positions():
+    scan = scan_at(np.random.default_rng(2).uniform(-50, 50, (300, 2)))
+    corner = windows(scan).corner_px
+    assert corner.min() >= 0
+    assert (corner.max(0) + N <= scan.frame.shape).all()
 
 
-def test_light_adds_up_where_patches_overlap_and_over_modes():
-    probe = np.stack([np.full((N, N), 2.0), np.full((N, N), 1j)])
-    light = illumination(
-        scan_at([[HALF, HALF], [HALF + 4, HALF]], probe, frame=Frame((16, 12))), probe
-    )
-    assert light.shape == (16, 12)
-    np.testing.assert_allclose(light[:4, :N], 5)
-    np.testing.assert_allclose(light[4:8, :N], 10)
-    np.testing.assert_allclose(light[8:12, :N], 5)
-    assert light[12:].sum() == light[:, N:].sum() == 0
-    assert light.sum() == pytest.approx(2 * (np.abs(probe) ** 2).sum())
+def test_the_far_field_pixel():
+    # 12.398 keV is 0.1 nm; 0.1 nm * 2 m / (64 * 50 um) = 62.5 nm.
+    dy, dx = pixel_size_m(12398.41984, 2.0, (50e-6, 100e-6), 64)
+    assert dy == pytest.approx(62.5e-9, rel=1e-9)
+    assert dx == pytest.approx(31.25e-9, rel=1e-9)
 
 
-def test_relative_light_is_one_at_its_maximum():
-    probe = np.random.default_rng(0).normal(size=(1, N, N)) * 1e-9
-    light = relative_illumination(scan_at([[10, 10], [11, 13]], probe, frame=Frame((20, 20))), probe)
+def test_illumination_is_the_power_of_all_modes_and_patterns():
+    scan = scan_at([[3.5, 3.5], [3.5, 3.5], [10.5, 6.5]], Frame((20, 25)), modes=3)
+    power = (np.abs(scan.probe) ** 2).sum(0)
+    expected = np.zeros((20, 25))
+    expected[:8, :8] += 2 * power
+    expected[7:15, 3:11] += power
+    np.testing.assert_allclose(illumination(scan, scan.probe), expected, rtol=1e-6)
+
+
+def test_relative_illumination_peaks_at_one():
+    scan = scan_at([[5.0, 5.0], [9.3, 7.7]])
+    light = relative_illumination(scan, scan.probe * 1e3)
     assert light.dtype == np.float32
+    assert light.shape == scan.frame.shape
     assert light.max() == 1
-    assert light.min() == 0
+    np.testing.assert_allclose(light, relative_illumination(scan, scan.probe), rtol=1e-5)

@@ -1,4 +1,4 @@
-"""Imports go down only, and every framework stays in its own folder (the table stands in LAYERS)."""
+"""Imports go down only, and every framework stays in its own folder: LAYERS, FRAMEWORKS."""
 
 from __future__ import annotations
 
@@ -59,7 +59,11 @@ def layer(module: str) -> int | None:
 
 def name_of(file: Path, source: Path) -> str:
     """Return the module's name inside the package; '' is the package itself."""
-    return '.'.join(file.relative_to(source).with_suffix('').parts).removesuffix('__init__').rstrip('.')
+    return (
+        '.'.join(file.relative_to(source).with_suffix('').parts)
+        .removesuffix('__init__')
+        .rstrip('.')
+    )
 
 
 def typing_only(node: ast.AST) -> bool:
@@ -186,8 +190,16 @@ def plant(tmp_path: Path, name: str, text: str) -> list[str]:
         ('files/hdf5.py', 'from ..pipeline import x', 'files.hdf5:1: layer 2 imports pipeline'),
         ('host/convert.py', 'from PyQt5 import QtCore', 'PyQt5 may only be imported in host.panel'),
         ('backends/torch/network.py', 'import tensorflow', 'tensorflow may only be imported in'),
-        ('backends/torch/network.py', 'from ..tensorflow import network', 'imports backends.tensorf'),
-        ('backends/tensorflow/network.py', 'from ..torch.network import x', 'imports backends.torch'),
+        (
+            'backends/torch/network.py',
+            'from ..tensorflow import network',
+            'imports backends.tensorf',
+        ),
+        (
+            'backends/tensorflow/network.py',
+            'from ..torch.network import x',
+            'imports backends.torch',
+        ),
         ('backends/torch/network.py', 'from ...pipeline import x', 'layer 3 imports pipeline'),
         ('__init__.py', 'from .pipeline import train', 'may only import pipeline lazily'),
         ('helpers.py', '', 'helpers: has no layer'),

@@ -1,4 +1,4 @@
-"""Counts to amplitudes, and a probe whose power comes from the data, never from the file."""
+"""Counts, amplitudes and the scale of probe and object (specs/physics.md PH-4, PH-5, PH-8)."""
 
 from __future__ import annotations
 
@@ -7,147 +7,132 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ptychopinn_plugin import scaling
 from ptychopinn_plugin.errors import DataError
-from ptychopinn_plugin.geometry import illumination
-from ptychopinn_plugin.scaling import (
-    VACUUM_QUANTILE,
-    amplitudes,
-    beam_counts,
-    flat_transmission,
-    network_scale,
-    normalised_probe,
-    normalised_truth,
-)
 from ptychopinn_plugin.scan import Frame, Scan
 
 N = 16
 
 
-def probe_of(modes=1):
+def far_field(wave):
+    return np.fft.fftshift(np.fft.fft2(wave, norm='ortho'), axes=(-2, -1))
+
+
+def make_scan(transmission=None, photons=1e5, modes=1, **more):
+    """A scan without noise over whole pixels; `transmission` (40, 40), vacuum when not given."""
     y, x = np.mgrid[:N, :N] - (N - 1) / 2
-    shape = np.exp(-(x**2 + y**2) / 18 + 0.05j * (x**2 - y))
-    return np.stack([shape * (x / 4) ** k for k in range(modes)]).astype(np.complex64)
+    probe = np.exp(-(y**2 + x**2) / 18 + 0.05j * (y**2 - x)) * (1 + np.arange(modes))[:, None, None]
+    object_ = np.ones((40, 40), complex) if transmission is None else transmission
+    corners = [(r, c) for r in range(0, 24, 4) for c in range(0, 24, 4)]
+    patches = np.stack([object_[r : r + N, c : c + N] for r, c in corners])
+    counts = (np.abs(far_field(patches[:, None] * probe)) ** 2).sum(1)
+    counts *= photons / (np.abs(probe) ** 2).sum()
+    positions = np.array(corners) + (N - 1) / 2
+    return Scan(counts.astype(np.float32), positions, probe, frame=Frame((40, 40)), **more)
 
 
-def far_power(probe):
-    """Return the power of each detector pixel, (N, N)."""
-    far = np.fft.fftshift(np.fft.fft2(probe, norm='ortho'), axes=(-2, -1))
-    return (np.abs(far) ** 2).sum(0)
-
-
-def scan_of(transmission=1.0, beam=1e5, m=12, **more):
-    """Return a scan of a flat object: every pattern is `transmission` of the beam."""
-    given = probe_of(more.pop('modes', 1))
-    power = far_power(given)
-    share = np.broadcast_to(np.asarray(transmission, float), (m,))
-    counts = share[:, None, None] * power / power.sum() * beam
-    positions = np.random.default_rng(0).uniform(N / 2, N / 2 + 8, (m, 2))
-    return Scan(counts, positions, given, frame=Frame((N + 10, N + 10)), **more)
-
-
-def test_uint16_counts_do_not_wrap():
-    counts = np.array([0, 1, 255, 256, 65535], np.uint16)
-    np.testing.assert_allclose(amplitudes(counts) ** 2, counts.astype(float), rtol=1e-6)
-
-
-@pytest.mark.parametrize('dtype', [np.uint8, np.uint16, np.int32, np.uint32, np.float32, np.float64])
-def test_amplitudes_are_float32_and_leave_the_counts_alone(dtype):
-    counts = np.array([[4, 9], [16, 100]], dtype)
-    kept = counts.copy()
-    found = amplitudes(counts)
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16, np.int32, np.float32, np.float64])
+def test_amplitudes_are_square_roots(dtype):
+    values = np.array([0, 1, 4, 255], dtype)
+    found = scaling.amplitudes(values)
     assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, [[2, 3], [4, 10]])
-    np.testing.assert_array_equal(counts, kept)
+    np.testing.assert_allclose(found, np.sqrt([0, 1, 4, 255]), rtol=1e-6)
+    np.testing.assert_array_equal(values, np.array([0, 1, 4, 255], dtype))  # not in place
 
 
-def test_markers_of_bad_pixels_become_zero():
-    counts = np.array([-1.0, np.nan, np.inf, -np.inf, 4.0])
-    np.testing.assert_array_equal(amplitudes(counts), [0, 0, 0, 0, 2])
-    np.testing.assert_array_equal(amplitudes(np.array([-1, 9], np.int32)), [0, 3])
+def test_bad_values_become_zero():
+    found = scaling.amplitudes(np.array([-1, -np.inf, np.nan, np.inf, 9], np.float32))
+    np.testing.assert_array_equal(found, [0, 0, 0, 0, 3])
 
 
+def test_the_largest_uint16_does_not_wrap():
+    assert scaling.amplitudes(np.array([65535], np.uint16))[0] == pytest.approx(255.998, abs=1e-3)
+
+
+@pytest.mark.parametrize('scale', [1e-6, 1.0, 1e9])
 @pytest.mark.parametrize('modes', [1, 3])
-def test_the_probe_carries_the_counts_of_the_beam(modes):
-    scan = scan_of(modes=modes)
-    assert far_power(normalised_probe(scan)).sum() == pytest.approx(1e5, rel=1e-5)
+def test_vacuum_predicts_the_counts_whatever_the_scale_of_the_file(scale, modes):  # PH-5
+    scan = make_scan(modes=modes)
+    probe = scaling.normalised_probe(replace(scan, probe=scan.probe * scale))
+    assert probe.dtype == np.complex64
+    predicted = (np.abs(far_field(probe)) ** 2).sum(0)
+    np.testing.assert_allclose(predicted, scan.counts[0], rtol=1e-3, atol=1e-2)
 
 
-@pytest.mark.parametrize('factor', [1e-9, 1e-3, 7.0, 1e6, 1e6j])
-def test_the_scale_of_the_probe_in_the_file_does_not_matter(factor):
-    scan = scan_of()
-    expected = normalised_probe(scan)
-    found = normalised_probe(replace(scan, probe=scan.probe * factor))
-    np.testing.assert_allclose(np.abs(found), np.abs(expected), rtol=1e-4, atol=1e-6)
+def test_the_shape_of_the_probe_is_kept():
+    scan = make_scan(modes=2)
+    ratio = scaling.normalised_probe(scan) / scan.probe
+    np.testing.assert_allclose(ratio, ratio[0, 0, 0], rtol=1e-5)
 
 
-def test_relative_power_of_the_modes_is_kept():
-    scan = scan_of(modes=3)
-    given, found = ((np.abs(p) ** 2).sum((1, 2)) for p in (scan.probe, normalised_probe(scan)))
-    np.testing.assert_allclose(found / found.sum(), given / given.sum(), rtol=1e-5)
-
-
-def test_bad_pixels_do_not_change_the_probe():
-    whole = scan_of()
+def test_only_good_pixels_are_compared():  # PH-4
     bad = np.zeros((N, N), bool)
-    bad[N // 2 - 1 : N // 2 + 2, N // 2 - 3 : N // 2 + 1] = True  # most of the light
-    holed = replace(whole, counts=np.where(bad, 65535.0, whole.counts), bad_pixels=bad)
-    assert holed.totals.mean() < 0.8 * whole.totals.mean()
-    np.testing.assert_allclose(normalised_probe(holed), normalised_probe(whole), rtol=1e-4)
-
-
-def test_the_bright_frames_are_the_beam():
-    shares = np.linspace(0.2, 1, 200)
-    scan = scan_of(shares, m=200)
-    expected = np.quantile(shares, VACUUM_QUANTILE) * 1e5
-    assert beam_counts(scan.totals) == pytest.approx(expected)
-    assert far_power(normalised_probe(scan)).sum() == pytest.approx(expected, rel=1e-5)
-
-
-def test_a_flat_object_explains_the_mean_counts():
-    scan = scan_of(np.linspace(0.2, 1, 200), m=200)
-    predicted = flat_transmission(scan) ** 2 * far_power(normalised_probe(scan)).sum()
-    assert predicted == pytest.approx(scan.totals.mean(), rel=1e-5)
-
-
-def test_what_a_network_sees_does_not_depend_on_the_dose():
-    for beam in (1e2, 1e7):
-        scan = scan_of([0.5, 1.0] * 6, beam=beam)
-        seen = amplitudes(scan.counts) * network_scale(scan)
-        assert (seen**2).sum((1, 2)).mean() == pytest.approx((N / 2) ** 2, rel=1e-4)
-
-
-def test_the_known_object_becomes_transmission_with_mean_phase_zero():
-    scan = scan_of()
-    y, x = np.mgrid[: N + 10, : N + 10]
-    known = (1 + 0.1 * np.sin(x)) * np.exp(0.3j * np.cos(y / 3))
-    probe = normalised_probe(scan)
-    one, other = (
-        normalised_truth(replace(scan, true_object=known * factor), probe)
-        for factor in (1, 250 * np.exp(2j))
+    bad[N // 2, N // 2] = True
+    whole, masked = make_scan(), make_scan(bad_pixels=bad)
+    assert masked.totals[0] < 0.99 * whole.totals[0]
+    np.testing.assert_allclose(
+        scaling.normalised_probe(masked), scaling.normalised_probe(whole), rtol=1e-4
     )
-    np.testing.assert_allclose(one, other, rtol=1e-3)
-    light = illumination(scan, probe)
-    assert (np.abs(one) ** 2 * light).sum() == pytest.approx(scan.totals.sum(), rel=1e-4)
-    assert np.angle((one * light).sum()) == pytest.approx(0, abs=1e-4)
+
+
+def test_the_beam_is_what_the_brightest_frames_hold():  # PH-5
+    totals = np.r_[np.full(95, 40.0), np.full(5, 100.0)]
+    assert scaling.beam_counts(totals) == 100
+
+
+def test_flat_transmission():
+    scan = make_scan()
+    assert scaling.flat_transmission(scan) == pytest.approx(1, abs=1e-5)
+    dim = scan.counts.copy()
+    dim[: len(scan) // 2] *= 0.36  # half of the frames at amplitude 0.6
+    assert scaling.flat_transmission(replace(scan, counts=dim)) == pytest.approx(
+        np.sqrt(0.68), abs=1e-5
+    )
+
+
+@pytest.mark.parametrize('photons', [1.0, 1e9])
+def test_network_scale_fixes_the_mean_square(photons):
+    scan = make_scan(photons=photons)
+    scaled = scaling.network_scale(scan) * scaling.amplitudes(scan.counts)
+    assert (scaled**2).sum((1, 2)).mean() == pytest.approx((N / 2) ** 2, rel=1e-4)
+
+
+def known_object():
+    rng = np.random.default_rng(4)
+    flat = rng.normal(size=(40, 40))
+    return (0.8 + 0.1 * np.tanh(flat)) * np.exp(0.4j * flat)
+
+
+@pytest.mark.parametrize('factor', [1.0, 7.5, 0.01j, -3 + 2j])
+def test_truth_reads_as_transmission_whatever_its_factor(factor):
+    truth = known_object()
+    scan = make_scan(truth, true_object=truth * factor)
+    probe = make_scan().probe * np.sqrt(1e5 / (np.abs(scan.probe) ** 2).sum())
+    found = scaling.normalised_truth(scan, probe)
+    assert found.dtype == np.complex64
+    lit = scaling.illumination(scan, probe)
+    assert abs(np.angle((found * lit).sum())) < 1e-5
+    np.testing.assert_allclose(np.abs(found), np.abs(truth), rtol=0.02)
 
 
 def test_the_true_object_goes_before_the_guess():
-    shape = (N + 10, N + 10)
-    rng = np.random.default_rng(1)
-    true, guess = (np.exp(1j * rng.uniform(-1, 1, shape)).astype(np.complex64) for _ in range(2))
-    scan = scan_of()
-    probe = normalised_probe(scan)
-    both = normalised_truth(replace(scan, true_object=true, object_guess=guess), probe)
-    np.testing.assert_array_equal(both, normalised_truth(replace(scan, true_object=true), probe))
-    alone = normalised_truth(replace(scan, object_guess=guess), probe)
-    assert not np.allclose(both, alone)
+    truth = known_object()
+    both = make_scan(truth, true_object=truth, object_guess=truth[::-1])
+    guess = make_scan(truth, object_guess=truth)
+    np.testing.assert_allclose(
+        scaling.normalised_truth(both, both.probe), scaling.normalised_truth(guess, guess.probe)
+    )
 
 
 @pytest.mark.parametrize(
-    ('known', 'received'), [(None, 'none'), (np.ones((N + 10, N + 10)), 'a constant object')]
+    ('more', 'message'),
+    [
+        ({}, 'needs a known object.*none'),
+        ({'object_guess': np.full((40, 40), 1 + 1j)}, 'a constant object'),
+        ({'true_object': np.zeros((40, 40))}, 'a constant object'),
+    ],
 )
-def test_supervised_training_needs_a_known_object(known, received):
-    scan = scan_of(object_guess=known, name='blank')
-    with pytest.raises(DataError, match='blank: supervised training needs a known object') as caught:
-        normalised_truth(scan, normalised_probe(scan))
-    assert f'Received: {received}.' in str(caught.value)
+def test_no_known_object(more, message):
+    scan = make_scan(**more)
+    with pytest.raises(DataError, match=message):
+        scaling.normalised_truth(scan, scan.probe)

@@ -52,7 +52,7 @@ REFUSALS = [
     ({'bad_pixels': np.zeros((N, N + 1), bool)}, 'mask has another size'),
     ({'bad_pixels': np.ones((N, N), bool)}, 'Every detector pixel is marked bad'),
     ({'scan_index': np.arange(M + 1)}, 'scan_index and patterns differ'),
-    ({'frame': Frame((12, 12))}, 'Positions lie outside the object.*12x12'),
+    ({'frame': Frame((12, 12))}, 'Positions lie outside the object.*12'),
     ({'object_guess': np.ones((12, 40), complex)}, 'Positions lie outside the object'),
     ({'object_guess': np.ones((2, 40, 40), complex)}, 'object_guess has the wrong shape'),
     ({'true_object': np.full((40, 40), np.nan)}, 'true_object contains NaN'),

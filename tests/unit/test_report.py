@@ -1,0 +1,309 @@
+"""The figures: they are whole PNGs with everything on them, and odd results still draw."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import replace
+from math import nan
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ptychopinn_plugin import report
+from ptychopinn_plugin.errors import OutputError
+from ptychopinn_plugin.geometry import relative_illumination
+from ptychopinn_plugin.result import Epoch, ObjectImage, Reconstruction
+from ptychopinn_plugin.scan import Frame, Geometry, Scan
+
+N = 32
+
+
+@pytest.fixture(scope='module')
+def scan():
+    y, x = np.mgrid[:N, :N] - (N - 1) / 2
+    probe = np.exp(-(x**2 + y**2) / 30).astype(np.complex64)
+    rng = np.random.default_rng(0)
+    positions = rng.uniform(N / 2 + 9, N / 2 + 50, (60, 2))
+    counts = rng.poisson(1 + 500 * np.abs(probe), (60, N, N)).astype(np.uint16)
+    return Scan(counts, positions, probe, frame=Frame((100, 110), (2.0, 3.0)), name='sample $7')
+
+
+@pytest.fixture(scope='module')
+def result(scan):
+    y, x = np.mgrid[:100, :110]
+    object_ = ((1 - 0.3 * (np.sin(x / 9) > 0.5)) * np.exp(2j + 0.5j * np.cos(y / 7))).astype(
+        np.complex64
+    )
+    image = ObjectImage(object_, relative_illumination(scan, scan.probe), (2.0, 3.0))
+    pattern = scan.counts[3].astype(np.float32)
+    return Reconstruction(
+        image, scan.probe, (0.3, 0.2, 0.1), 0.05, 0.3, image, 'torch', 'network',
+        example=3, measured=pattern, predicted=0.9 * pattern,
+    )  # fmt: skip
+
+
+@contextmanager
+def recorded():
+    """Yield the list of the figures that are drawn meanwhile."""
+    from matplotlib.figure import Figure
+
+    made = []
+    kept = Figure.__init__
+
+    def init(self, *args, **kwargs):
+        kept(self, *args, **kwargs)
+        made.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, '__init__', init)
+        yield made
+
+
+@pytest.fixture
+def figures():
+    with recorded() as made:
+        yield made
+
+
+@pytest.fixture(scope='module')
+def summary(scan, result, tmp_path_factory):
+    """The figure of the plain result and its file; drawing one takes half a second."""
+    path = tmp_path_factory.mktemp('summary') / 'out.png'
+    with recorded() as made:
+        report.save_figure(result, scan, path)
+    return made[0], path
+
+
+def pixels(path):
+    from matplotlib.image import imread
+
+    assert path.read_bytes().startswith(b'\x89PNG\r\n\x1a\n')
+    return imread(path)[..., :3]
+
+
+def panel(figure, title):
+    return next(ax for ax in figure.axes if title in ax.get_title())
+
+
+def bars(figure):
+    return [line for ax in figure.axes for line in ax.lines if line.get_gid() == 'scale-bar']
+
+
+def texts(figure):
+    return [t.get_text() for ax in figure.axes for t in ax.texts]
+
+
+def labels(figure, title):
+    return [t.get_text() for t in panel(figure, title).get_legend().get_texts()]
+
+
+def test_the_summary_shows_everything(summary):
+    figure, path = summary
+    image = pixels(path)
+    assert min(image.shape[:2]) > 700
+    assert image.std() > 0.1
+    for title in (
+        'Amplitude',
+        'Phase',
+        'Illumination',
+        'Measured pattern 3',
+        'Predicted pattern 3',
+        'error',
+    ):
+        assert panel(figure, title)
+    units = {ax.get_ylabel() for ax in figure.axes}
+    assert {'transmission', 'rad', 'of the maximum', 'counts'} <= units
+    assert figure.get_suptitle() == (
+        'sample \\$7\n60 patterns of 32x32 px,  back end torch,  network start,  '
+        '2 sweeps,  Fourier error 0.05'
+    )
+    assert [p.name for p in path.parent.iterdir()] == ['out.png']
+
+
+def test_only_the_lit_part_is_shown_and_the_dark_is_masked(result, summary):
+    drawn = panel(summary[0], 'Amplitude').images[0]
+    lit = np.argwhere(result.weight > report.LIT)
+    assert drawn.get_array().shape == tuple(np.ptp(lit, 0) + 1 + 2 * report.MARGIN_PX)
+    assert drawn.get_array().mask[0].all()
+    assert drawn.get_array().count() == len(lit)
+    left, _, _, top = drawn.get_extent()
+    first = lit.min(0) - report.MARGIN_PX + [2, 3]  # scan coordinates begin at the frame's origin
+    assert (top, left) == tuple(first - 0.5)
+
+
+def test_the_phase_is_levelled_and_nothing_else(result, summary):
+    level = report.level_phase(result.image.object, result.weight)
+    assert np.angle((level * result.weight).sum()) == pytest.approx(0, abs=1e-5)
+    np.testing.assert_allclose(np.abs(level), result.amplitude, rtol=1e-5)
+    ramp = np.exp(1j * np.arange(110) / 20)
+    both = report.level_phase(result.image.object * ramp, result.weight)
+    assert np.ptp(np.angle(both * level.conj() / ramp)) == pytest.approx(0, abs=1e-5)
+    low, high = panel(summary[0], 'Phase').images[0].get_clim()
+    assert -0.6 < low < -0.4 < 0.4 < high < 0.6
+
+
+def test_a_wrapped_phase_gets_a_cyclic_colour_map_and_hot_pixels_do_not_count(
+    scan, result, figures, tmp_path
+):
+    object_ = result.image.object * np.exp(1j * np.arange(110) / 5).astype(np.complex64)
+    object_[50, 50] = 1e6
+    image = replace(result.image, object=object_)
+    report.save_figure(replace(result, image=image), scan, tmp_path / 'out.png')
+    amplitude, phase = (panel(figures[0], name).images[0] for name in ('Amplitude', 'Phase'))
+    assert amplitude.get_clim()[1] < 1.1
+    assert phase.get_cmap().name == 'twilight'
+    assert phase.get_clim() == (-np.pi, np.pi)
+
+
+def test_both_patterns_share_their_colours_and_bad_pixels_are_masked(
+    scan, result, figures, tmp_path
+):
+    bad = np.zeros((N, N), bool)
+    bad[4, 5] = True
+    hot = result.predicted.copy()
+    hot[4, 5] = 1e9
+    report.save_figure(
+        replace(result, predicted=hot), replace(scan, bad_pixels=bad), tmp_path / 'out.png'
+    )
+    one, other = (
+        panel(figures[0], f'{name} pattern').images[0] for name in ('Measured', 'Predicted')
+    )
+    assert one.get_clim() == other.get_clim() == (report.FLOOR_COUNTS, result.measured.max())
+    assert type(one.norm).__name__ == 'LogNorm'
+    for drawn in (one, other):
+        np.testing.assert_array_equal(np.ma.getmaskarray(drawn.get_array()), bad)
+
+
+def test_the_scale_bar_has_the_length_it_says(scan, result, figures, tmp_path):
+    known = replace(scan, geometry=Geometry(pixel_size_m=(10e-9, 20e-9)))
+    report.save_figure(result, known, tmp_path / 'out.png')
+    found = bars(figures[0])
+    assert len(found) == 2  # on amplitude and phase
+    for bar in found:
+        assert np.ptp(bar.get_xdata()) * 20e-9 == pytest.approx(200e-9)
+    assert texts(figures[0]).count('200 nm') == 2
+
+
+def test_without_a_pixel_size_there_is_no_scale_bar(summary):
+    assert bars(summary[0]) == []
+    assert texts(summary[0]) == []
+
+
+@pytest.mark.parametrize(
+    ('width_m', 'length_m', 'label'),
+    [
+        (6e-6, 1e-6, '1 µm'), (4.9e-6, 500e-9, '500 nm'), (1e-7, 2e-8, '20 nm'),
+        (2.6e-5, 5e-6, '5 µm'), (5e-6, 1e-6, '1 µm'), (2.5e-6, 5e-7, '500 nm'),
+        (1.2e-2, 2e-3, '2 mm'), (1e-9, 2e-10, '0.2 nm'),
+    ],
+)  # fmt: skip
+def test_scale_bars_are_round(width_m, length_m, label):
+    length, text = report.scale_bar(width_m)
+    assert length == pytest.approx(length_m)
+    assert text == label
+
+
+def test_the_loss_panel_shows_start_sweeps_and_result(summary):
+    ax = panel(summary[0], 'error')
+    assert ax.get_yscale() == 'log'
+    sweeps, start, end = ax.lines
+    assert [*sweeps.get_xdata()] == [1, 2]
+    assert [*sweeps.get_ydata()] == [0.2, 0.1]
+    assert (start.get_xdata()[0], start.get_ydata()[0]) == (0, 0.3)
+    assert (end.get_xdata()[0], end.get_ydata()[0]) == (2, 0.05)
+    assert labels(summary[0], 'error')[1:] == ['network start: 0.3', 'result: 0.05']
+
+
+DARK = ObjectImage(np.ones((100, 110), np.complex64), np.zeros((100, 110), np.float32))
+NOTHING = ObjectImage(np.zeros((100, 110), np.complex64), np.ones((100, 110), np.float32))
+BROKEN = ObjectImage(np.full((100, 110), nan, np.complex64), np.ones((100, 110), np.float32))
+ZERO = np.zeros((N, N), np.float32)
+
+
+@pytest.mark.parametrize(
+    'odd',
+    [
+        {'measured': None, 'predicted': None, 'losses': (0.3,), 'fourier_error': 0.3,
+         'image': DARK},
+        {'predicted': None, 'losses': (), 'fourier_error': nan, 'start_fourier_error': nan,
+         'image': NOTHING},
+        {'measured': ZERO, 'predicted': ZERO, 'losses': (0.0, 0.0), 'fourier_error': 0.0,
+         'start_fourier_error': 0.0},
+        {'losses': (0.3, nan), 'fourier_error': nan, 'image': BROKEN},
+    ],
+    ids=['unlit', 'empty', 'zero', 'not finite'],
+)  # fmt: skip
+@pytest.mark.filterwarnings('error')
+def test_odd_results_still_draw(scan, result, tmp_path, odd):
+    report.save_figure(replace(result, **odd), scan, tmp_path / 'out.png')
+    assert pixels(tmp_path / 'out.png').std() > 0.05
+
+
+def test_missing_patterns_are_said_to_be_missing_and_a_long_name_stays_on_the_page(
+    scan, result, figures, tmp_path
+):
+    scan = replace(scan, name='a\nlong name ' * 40)
+    report.save_figure(replace(result, measured=None), scan, tmp_path / 'out.png')
+    assert texts(figures[0]) == ['not recorded']
+    first, second = figures[0].get_suptitle().split('\n')
+    assert len(first) == 110
+    assert first.endswith('…')
+    assert second.startswith('60 patterns')
+
+
+def history(count, validation=True):
+    return [
+        Epoch(i, count, 1 / i, 1.1 / i + 0.02 * (i > 5) * i if validation else nan, 1e-3, 1.0)
+        for i in range(1, count + 1)
+    ]
+
+
+def test_the_loss_curve_marks_the_best_epoch(figures, tmp_path):
+    report.save_loss_curve(history(9), tmp_path / 'loss.png')
+    assert pixels(tmp_path / 'loss.png').std() > 0.02
+    (ax,) = figures[0].axes
+    assert ax.get_yscale() == 'log'
+    assert [line.get_label() for line in ax.lines] == [
+        'training', 'validation', 'best: 0.22 in epoch 5',
+    ]  # fmt: skip
+    assert [*ax.lines[0].get_ydata()] == [1 / i for i in range(1, 10)]
+
+
+@pytest.mark.parametrize('epochs', [[], history(1), history(3, validation=False), history(500)])
+@pytest.mark.filterwarnings('error')
+def test_any_history_draws(figures, tmp_path, epochs):
+    report.save_loss_curve(epochs, tmp_path / 'loss.png')
+    assert pixels(tmp_path / 'loss.png').std() > 0.01
+    if not epochs:
+        assert texts(figures[0]) == ['not recorded']
+
+
+def test_a_figure_that_cannot_be_written_is_an_output_error(scan, result, tmp_path):
+    with pytest.raises(OutputError, match=r'Cannot write .*nowhere'):
+        report.save_figure(result, scan, tmp_path / 'nowhere' / 'out.png')
+    with pytest.raises(OutputError, match='The output is a folder'):
+        report.save_loss_curve(history(2), tmp_path)
+
+
+def test_a_failure_leaves_the_old_figure(scan, result, tmp_path, monkeypatch):
+    target = tmp_path / 'out.png'
+    target.write_bytes(b'old')
+    monkeypatch.setattr(report, '_draw_losses', lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        report.save_figure(result, scan, target)
+    assert target.read_bytes() == b'old'
+    assert [p.name for p in tmp_path.iterdir()] == ['out.png']
+
+
+def test_pyplot_is_never_loaded():
+    code = (
+        'import sys, tempfile, pathlib; from ptychopinn_plugin.report import save_loss_curve; '
+        'save_loss_curve([], pathlib.Path(tempfile.mkdtemp()) / "loss"); '
+        'sys.exit("matplotlib.pyplot" in sys.modules)'
+    )
+    assert (
+        subprocess.run([sys.executable, '-c', code], cwd=Path(__file__).parents[2]).returncode == 0
+    )
