@@ -197,7 +197,7 @@ def _draw_patterns(axes: Panels, reconstruction: Reconstruction, scan: Scan) -> 
 
     pair = {'measured': reconstruction.measured, 'predicted': reconstruction.predicted}
     good = ~scan.bad_pixels
-    peaks = [float(np.nan_to_num(p[good]).max()) for p in pair.values() if p is not None]
+    peaks = [p[good & np.isfinite(p)].max(initial=0.0) for p in pair.values() if p is not None]
     for name, pattern in pair.items():
         title = f'{name.capitalize()} pattern {reconstruction.example}'
         if pattern is None:

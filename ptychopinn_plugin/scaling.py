@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .errors import DataError, explain
+from .errors import DataError, explain, require
 from .geometry import illumination
 from .scan import Array, Complex, Double, Float, Scan
 
@@ -53,15 +53,12 @@ def flat_transmission(scan: Scan) -> float:
 
 
 def network_scale(scan: Scan) -> float:
-    """Return what amplitudes are multiplied by before a network: the mean sum of squares becomes (N
-    / 2)^2.
-    """
+    """Return the factor on amplitudes before a network: the mean sum of squares becomes (N/2)^2."""
     return float(scan.side_px / 2 / np.sqrt(scan.totals.mean()))
 
 
 def normalised_truth(scan: Scan, probe: Complex) -> Complex:
-    """Return the known object (H, W) as transmission under the normalised `probe`, its mean phase
-    zero.
+    """Return the known object (H, W) as transmission under the normalised `probe`, mean phase zero.
 
     The true object is taken, else the object that came with the file. Raises `DataError` when there
     is none, or when it is constant and so only a placeholder.
@@ -76,8 +73,16 @@ def normalised_truth(scan: Scan, probe: Complex) -> Complex:
                 cure='Reconstruct and export the scan first, or train in pinn mode',
             )
         )
+    require(
+        known.shape == scan.frame.shape,
+        DataError,
+        f'{scan.name}: the known object does not fill the frame of the positions',
+        expected=f'shape={scan.frame.shape}',
+        received=f'shape={known.shape}',
+    )
     light = illumination(scan, probe)
     known = known * np.exp(-1j * np.angle((known * light).sum()))
     expected = (np.abs(known) ** 2 * light).sum()
+    require(expected > 0, DataError, f'{scan.name}: the known object is zero under the light')
     truth: Complex = (known * np.sqrt(scan.totals.sum() / expected)).astype(np.complex64)
     return truth

@@ -39,6 +39,14 @@ def reconstruct(args: argparse.Namespace) -> Report:
         result = pipeline.reconstruct(
             scan, model, reconstruction=config, runtime=runtime, on_sweep=watch
         )
+    written = time.perf_counter()
+    if args.output:
+        files.save_result(args.output, scan, result)
+    if args.figure:
+        from ..report import save_figure
+
+        save_figure(result, scan, args.figure)
+    saved = time.perf_counter()
     report: Report = {
         'backend': result.backend,
         'patterns': len(scan),
@@ -51,18 +59,12 @@ def reconstruct(args: argparse.Namespace) -> Report:
     if scan.true_object is not None:
         report['phase_ssim'] = _phase_ssim(result.image, scan)
         report['start_phase_ssim'] = _phase_ssim(result.estimate, scan)
-    written = time.perf_counter()
-    if args.output:
-        files.save_result(args.output, scan, result)
-        report['output'] = str(args.output)
-    if args.figure:
-        from ..report import save_figure
-
-        save_figure(result, scan, args.figure)
-        report['figure'] = str(args.figure)
+    report.update(
+        {k: str(v) for k, v in (('output', args.output), ('figure', args.figure)) if v is not None}
+    )
     now = time.perf_counter()
     report['seconds'] = {
-        'load': loaded, **result.seconds, 'write': now - written, 'total': now - begun,
+        'load': loaded, **result.seconds, 'write': saved - written, 'total': now - begun,
     }  # fmt: skip
     report['peak_memory_bytes'] = peak_memory_bytes()
     _tell_reconstruction(report)
@@ -116,6 +118,7 @@ def train(args: argparse.Namespace) -> Report:
     archive.save_model(trained, args.model)
     from ..report import save_loss_curve
 
+    folder.mkdir(parents=True, exist_ok=True)
     curve = folder / 'loss.png'
     save_loss_curve(trained.history, curve)
     say(f'Model {args.model}; loss curve {curve}; checkpoints in {folder}')

@@ -224,10 +224,11 @@ def _geometry(h5: Any, side_px: int) -> Geometry:
 
 
 def _pixel_size(h5: Any, g: Geometry) -> tuple[float, float]:
-    if g.pixel_size_m is not None:
-        return g.pixel_size_m
+    # The stored size first, as the host does: its positions were made with it.
     dy, dx = (positive(number(h5, f'{HOST}/object_pixel_{axis}_m')) for axis in ('height', 'width'))
-    if dy is None or dx is None:
+    if dy is not None and dx is not None:
+        return dy, dx
+    if g.pixel_size_m is None:
         raise DataError(
             explain(
                 'Translations in metres cannot be turned into pixels',
@@ -238,7 +239,7 @@ def _pixel_size(h5: Any, g: Geometry) -> tuple[float, float]:
                 cure='Use NPZ, whose positions are in pixels',
             )
         )
-    return dy, dx
+    return g.pixel_size_m
 
 
 def _mask(h5: Any) -> Bool | None:

@@ -71,7 +71,6 @@ def _product(file: Path) -> dict[str, Any]:
     known = product.geometry.pixel_size_m
     return {
         'kind': 'product',
-        'name': product.name,
         'patterns': len(product.position_index),
         'pattern_size_px': int(product.probe.shape[-1]),
         'probe_modes': int(np.prod(product.probe.shape[:-2])),

@@ -66,7 +66,7 @@ def with_product(
             true_object=product.true_object,
             scan_index=patterns.index[rows],
             geometry=placed.geometry,
-            name=name or product.name or file.stem,
+            name=name or file.stem,
         )
 
 

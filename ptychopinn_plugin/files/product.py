@@ -21,7 +21,7 @@ from ..result import Reconstruction
 from ..scan import Array, Complex, Double, Geometry, Scan
 from .frames import ORIGIN, middle_px, pair_of, single_layer
 from .paths import Source, existing_file
-from .safe_hdf5 import attribute, dataset_at, has, open_hdf5, positive, read, text
+from .safe_hdf5 import attribute, dataset_at, has, open_hdf5, positive, read
 
 UNKNOWN_PIXEL_M = 1.0
 WEIGHT_KEY = 'ptychopinn_plugin_weight'
@@ -43,8 +43,7 @@ class Product:
     object_centre_m: Pair
     detector_distance_m: float | None
     photon_energy_eV: float | None
-    name: str = ''
-    comments: str = ''
+
     losses: tuple[float, ...] = ()
     origin_px: Pair = ORIGIN
     true_object: Complex | None = None
@@ -91,8 +90,6 @@ def load_product(path: Source) -> Product:
             object_centre_m=_pair(obj, 'center_y_m', 'center_x_m'),
             detector_distance_m=positive(attribute(h5, 'detector_object_distance_m')),
             photon_energy_eV=positive(attribute(h5, 'photon_energy_eV')),
-            name=text(h5, 'name'),
-            comments=text(h5, 'comments'),
             losses=tuple(read(h5, 'loss_values').tolist()) if has(h5, 'loss_values') else (),
             origin_px=pair_of(None if origin is None else np.asarray(origin), 'origin_px'),
         )

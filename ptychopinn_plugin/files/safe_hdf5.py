@@ -101,12 +101,6 @@ def attribute(holder: Any, key: str) -> float | None:
     return _finite(holder.attrs[key], key) if key in holder.attrs else None
 
 
-def text(holder: Any, key: str) -> str:
-    """Return a text attribute, '' when there is none."""
-    value = holder.attrs.get(key, '')
-    return value.decode('utf-8', 'replace') if isinstance(value, bytes) else str(value)
-
-
 def positive(value: float | None) -> float | None:
     """Return a physical quantity, None where the file writes zero for what it does not know."""
     return value if value is not None and value > 0 else None

@@ -94,7 +94,8 @@ class Simulation:
 def simulate_scan(simulation: Simulation) -> Scan:
     """Return the scan that `simulation` describes, with its true object.
 
-    The probe's power is the photons per frame of the free beam: the object is a transmission.
+    The mean counts per frame are `photons_per_frame`; the stored probe's power is the vacuum frame,
+    which is brighter when the object absorbs.
     """
     s = simulation
     streams = [np.random.default_rng(x) for x in np.random.SeedSequence(s.seed).spawn(4)]

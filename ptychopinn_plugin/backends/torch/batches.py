@@ -20,7 +20,7 @@ from ...grouping import Rows, clusters, neighbour_groups
 from ...scaling import amplitudes, network_scale, normalised_probe, normalised_truth
 from ...scan import Scan
 
-CLUSTER = 4  # neighbours drawn together; a batch holds several clusters
+CLUSTER = 2  # neighbours drawn together, many pairs to a batch; measured in benchmarks/RESEARCH.md
 
 
 @dataclass(frozen=True, eq=False)

@@ -79,7 +79,8 @@ def far_field(waves: Tensor) -> Tensor:
 
 def intensity(field: Tensor) -> Tensor:
     """Return the incoherent sum over modes of |field|^2, (B, P, N, N) -> (B, N, N)."""
-    return (field.real.square() + field.imag.square()).sum(-3)
+    power: Tensor = field.real.square() + field.imag.square()
+    return power.sum(-3)
 
 
 def diffract(object_patches: Tensor, probes: Tensor) -> Tensor:
