@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from ptychopinn_plugin.metrics import compare
 
 from ptychopinn_plugin import pipeline
 from ptychopinn_plugin.backends import registry
@@ -18,6 +17,7 @@ from ptychopinn_plugin.config import (
     TrainingConfig,
 )
 from ptychopinn_plugin.errors import ConfigError, DataError, ModelFileError, TrainingError
+from ptychopinn_plugin.metrics import compare
 from ptychopinn_plugin.plan import weight_shapes
 from ptychopinn_plugin.result import ObjectImage
 from ptychopinn_plugin.scaling import normalised_probe
@@ -60,7 +60,9 @@ class TestTraining:
         model = replace(SMALL, mode=mode, gridsize=gridsize)
         trained = train(backend, small_scan, tmp_path, model=model, epochs=4)
         first, *_, last = trained.history
-        assert last.training_loss < 0.9 * first.training_loss
+        # Patches have no absolute phase in their pattern: supervised training falls slowly.
+        factor = 0.8 if mode == 'pinn' else 0.95
+        assert last.training_loss < factor * first.training_loss
         assert last.validation_loss < first.validation_loss
         assert [e.number for e in trained.history] == [1, 2, 3, 4]
         assert trained.writer == backend.name
@@ -315,6 +317,17 @@ class TestRefine:
         _, right = self.refine(backend, small_scan)
         _, wrong = self.refine(backend, replace(small_scan, positions_px=flipped))
         assert wrong[-1].loss > 3 * right[-1].loss
+
+
+class TestManners:
+    def test_floating_point_state_is_given_back(self, backend, small_scan):
+        """Denormals are flushed inside a call only: the caller's arithmetic stays IEEE."""
+        start, probe = pipeline.flat_start(small_scan), normalised_probe(small_scan)
+        config = ReconstructionConfig(sweeps=2)
+        for _ in backend.refine(small_scan, start, probe, config, RUNTIME):
+            assert np.float32(1e-40) * np.float32(1) != 0
+        backend.predict(small_scan, start, probe, RUNTIME)
+        assert np.float32(1e-40) * np.float32(1) != 0
 
 
 class TestPredict:

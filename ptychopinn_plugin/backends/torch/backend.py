@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ...config import ModelConfig, ReconstructionConfig, RuntimeConfig, TrainingConfig
@@ -50,16 +52,18 @@ class TorchBackend:
         """Train and return the best model."""
         from .training import train
 
-        return train(
-            scans, validation, model, training, folder, on_epoch, on_step,
-            device=_prepare(runtime), initial=initial, resume=resume,
-        )  # fmt: skip
+        with _ready(runtime) as device:
+            return train(
+                scans, validation, model, training, folder, on_epoch, on_step,
+                device=device, initial=initial, resume=resume,
+            )  # fmt: skip
 
     def estimate(
         self, scan: Scan, model: Model, reconstruction: ReconstructionConfig, runtime: RuntimeConfig
     ) -> ObjectImage:
         """Return the network's own estimate of the object."""
-        return estimate(scan, model, _prepare(runtime))
+        with _ready(runtime) as device:
+            return estimate(scan, model, device)
 
     def refine(
         self,
@@ -70,23 +74,34 @@ class TorchBackend:
         runtime: RuntimeConfig,
     ) -> Iterator[Sweep]:
         """Yield the state after each physics sweep."""
-        return refine.refine(scan, start, probe, reconstruction, _prepare(runtime))
+        sweeps = refine.refine(scan, start, probe, reconstruction, _device(runtime))
+        while True:
+            with _ready(runtime):
+                sweep = next(sweeps, None)
+            if sweep is None:
+                return
+            yield sweep
 
     def predict(
         self, scan: Scan, image: ObjectImage, probe: Complex, runtime: RuntimeConfig
     ) -> tuple[float, Callable[[int], Float]]:
         """Return (fourier_error, pattern)."""
-        return evaluate.predict(scan, image, probe, _prepare(runtime))
+        with _ready(runtime) as device:
+            error, pattern = evaluate.predict(scan, image, probe, device)
+        return error, pattern
 
 
-def _prepare(runtime: RuntimeConfig) -> torch.device:
-    """Set threads and flush denormals (they slow CPU sweeps by a factor of 40); return the
-    device.
-    """
+@contextmanager
+def _ready(runtime: RuntimeConfig) -> Iterator[torch.device]:
+    """Set threads and flush denormals (they slow a CPU by 40); give the flag back after."""
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
+    flushed = float(np.float32(1e-40) * np.float32(1)) == 0
     torch.set_flush_denormal(True)
-    return _device(runtime)
+    try:
+        yield _device(runtime)
+    finally:
+        torch.set_flush_denormal(flushed)
 
 
 def _device(runtime: RuntimeConfig) -> torch.device:

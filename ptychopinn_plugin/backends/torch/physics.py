@@ -29,7 +29,8 @@ def shift_phase(shift_px: Tensor, side: int) -> Tensor:
 def shift_probe(probe: Tensor, shift_px: Tensor) -> Tensor:
     """Return probe (P, N, N) moved by each shift (B, 2) (y, x) [px] as (B, P, N, N)."""
     spectrum = torch.fft.fft2(probe)
-    return torch.fft.ifft2(spectrum[None] * shift_phase(shift_px, probe.shape[-1])[:, None])
+    moved: Tensor = torch.fft.ifft2(spectrum * shift_phase(shift_px, probe.shape[-1])[:, None])
+    return moved
 
 
 def pixels(corner_px: Tensor, side: int, width: int) -> Tensor:
@@ -74,7 +75,8 @@ def far_field(waves: Tensor) -> Tensor:
     # Where the real-space origin lies only multiplies the field by a phase, but a centred
     # transform is what the oracle and the readers expect.
     inner = torch.fft.ifftshift(waves, dim=(-2, -1))
-    return torch.fft.fftshift(torch.fft.fft2(inner, norm='ortho'), dim=(-2, -1))
+    field: Tensor = torch.fft.fftshift(torch.fft.fft2(inner, norm='ortho'), dim=(-2, -1))
+    return field
 
 
 def intensity(field: Tensor) -> Tensor:
