@@ -1,4 +1,4 @@
-"""The published Siemens star (Velociprobe), end to end as a user runs it; skipped where the data is not."""
+"""The published Siemens star (Velociprobe), end to end; skipped where the data is not."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def batch(source: Source, groups: Rows) -> Batch:
 
 
 class Batches(IterableDataset[Batch]):
-    """The batches of one epoch after another; each `__iter__` is the next epoch.
+    """The batches of the epoch number `epoch`, drawn from it and the seed alone.
 
     `fixed` repeats the same batches for ever, as validation wants.
     """

@@ -27,22 +27,18 @@ from ...geometry import windows
 from ...grouping import spread_batches
 from ...result import ObjectImage, Sweep
 from ...scaling import amplitudes
-from ...scan import Array, Complex, Scan
+from ...scan import Complex, Scan
 from . import physics
 
 REGULARISATION = 0.3  # 0.02 diverges, 0.1 is faster for 5 sweeps and noisier after 20
-CACHE_BYTES = (
-    1 << 30
-)  # shifted probes kept between sweeps; beyond it they are made anew for every batch
+# Shifted probes are kept between sweeps; beyond this they are made anew for every batch.
+CACHE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """One step's constants: rows (B,), corners (B, 2), amplitudes (B, N, N) with the zero frequency
-    first.
-    """
+    """One step's constants: corners, shifts (B, 2), amplitudes times N (B, 1, N, N), zero first."""
 
-    rows: Array
     corner_px: Tensor
     shift_px: Tensor
     amplitude: Tensor
@@ -68,8 +64,9 @@ class Sweeper:
         self.total_counts = float(scan.totals.sum())
         size = config.sweep_batch_size or default_batch_size(scan)
         self.batches = _batches(scan, size, device)
+        self.side = self.probe.shape[-1]
         self.power = float(self.probe.abs().square().sum())
-        held = 12 * len(scan) * self.probe.numel()
+        held = 16 * len(scan) * self.probe.numel()
         self.cache: dict[int, tuple[Tensor, Tensor]] | None = (
             {} if held <= CACHE_BYTES and not self.update_probe else None
         )
@@ -87,29 +84,25 @@ class Sweeper:
 
     def _step(self, number: int) -> float:
         batch = self.batches[number]
-        probes, weight = self._lighting(number)
-        side = self.probe.shape[-1]
-        patches = physics.extract(self.object, batch.corner_px, side)
-        field = torch.fft.fft2(physics.illuminate(patches, probes), norm='ortho')
-        modulus = field.abs() if len(self.probe) == 1 else physics.intensity(field).sqrt_()[:, None]
-        miss = batch.amplitude[:, None] - modulus
+        probes, back = self._lighting(number)
+        patches = physics.extract(self.object, batch.corner_px, self.side)
+        # Transforms without a norm are faster than unitary ones; the amplitudes carry the factor N.
+        field = torch.fft.fft2(physics.illuminate(patches, probes))
+        modulus = _modulus(field)
+        miss = batch.amplitude - modulus
         if self.good is not None:
             miss *= self.good
-        error = float(torch.linalg.vector_norm(miss)) ** 2
+        error = (float(torch.linalg.vector_norm(miss)) / self.side) ** 2
         field *= miss.div_(modulus.add_(1e-6))
-        change = torch.fft.ifft2(field, norm='ortho')
+        change = torch.fft.ifft2(field)
         if self.update_probe:
             self._step_probe(batch, patches, change)
-        step = (
-            (probes.conj() * change).sum(1)
-            if len(self.probe) > 1
-            else probes.conj()[:, 0] * change[:, 0]
-        )
-        self._merge(step.mul_(weight), batch.corner_px)
+        change *= back
+        self._merge(change[:, 0] if len(self.probe) == 1 else change.sum(1), batch.corner_px)
         return error
 
     def _lighting(self, number: int) -> tuple[Tensor, Tensor]:
-        """Return the shifted probes (B, P, N, N) and 1 / denominator (B, N, N) of a batch."""
+        """Return a batch's shifted probes and conj(probes) / denominator, both (B, P, N, N)."""
         if self.cache is not None and number in self.cache:
             return self.cache[number]
         batch = self.batches[number]
@@ -121,20 +114,20 @@ class Sweeper:
         weight = physics.extract(
             ((1 - REGULARISATION) * total + floor).reciprocal_(),
             batch.corner_px,
-            self.probe.shape[-1],
+            self.side,
         )
+        back = probes.conj() * weight[:, None]
         if self.cache is not None:
-            self.cache[number] = (probes, weight)
-        return probes, weight
+            self.cache[number] = (probes, back)
+        return probes, back
 
     def _merge(self, patches: Tensor, corner_px: Tensor) -> None:
         """Add patches to the object in place."""
-        side = patches.shape[-1]
+        side = self.side
         if patches.is_cuda:
             self.object += physics.merge(patches, corner_px, tuple(self.object.shape))  # type: ignore[arg-type]
             return
-        # Slices of contiguous rows are several times faster than a scatter through an index on a
-        # CPU.
+        # On a CPU slices of rows take 180 us for 32 windows of 64x64, a scatter by index 310.
         canvas, values = self.object.numpy(), patches.numpy()
         for (y, x), value in zip(corner_px.tolist(), values, strict=True):
             canvas[y : y + side, x : x + side] += value
@@ -154,10 +147,20 @@ class Sweeper:
         self.object /= gain
 
 
+def _modulus(field: Tensor) -> Tensor:
+    """Return the square root of the intensity, (B, P, N, N) -> (B, 1, N, N)."""
+    if field.is_cuda:
+        return physics.intensity(field).sqrt_()[:, None]
+    # NumPy's loops over complex numbers are vectorised, torch's are not: 90 us against 330.
+    values = field.numpy()
+    if values.shape[1] == 1:
+        return torch.from_numpy(np.abs(values))
+    power = (values.real**2 + values.imag**2).sum(1, keepdims=True)
+    return torch.from_numpy(np.sqrt(power, out=power))
+
+
 def default_batch_size(scan: Scan) -> int:
-    """Return a batch size that keeps the patterns of a batch apart and the arithmetic in the
-    cache.
-    """
+    """Return a batch size that keeps its patterns apart and its arrays in the cache."""
     return max(4, min(32, len(scan) // 8))
 
 
@@ -169,10 +172,9 @@ def _batches(scan: Scan, size: int, device: torch.device) -> list[Batch]:
         amplitude = np.fft.ifftshift(amplitudes(scan.counts[rows]) * good, axes=(-2, -1))
         batches.append(
             Batch(
-                rows,
                 torch.from_numpy(place.corner_px[rows]).to(device),
                 torch.from_numpy(place.shift_px[rows]).to(device),
-                torch.from_numpy(np.ascontiguousarray(amplitude)).to(device),
+                torch.from_numpy(amplitude[:, None] * np.float32(scan.side_px)).to(device),
             )
         )
     return batches

@@ -44,13 +44,14 @@ class Reporter(pl.Callback):
     is not finite.
     """
 
-    def __init__(self, on_epoch: EpochCallback, on_step: StepCallback) -> None:
-        self.on_epoch, self.on_step = on_epoch, on_step
+    def __init__(self, train_set: Batches, on_epoch: EpochCallback, on_step: StepCallback) -> None:
+        self.train_set, self.on_epoch, self.on_step = train_set, on_epoch, on_step
         self.history: list[Epoch] = []
         self._begun = 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
+        """Tell the data which epoch it is, so that a resumed run sees the same batches."""
+        self.train_set.epoch = trainer.current_epoch
         self._begun = time.perf_counter()
 
     def on_train_batch_end(
@@ -97,6 +98,8 @@ class Reporter(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the history of the epochs before a resume."""
         self.history = [Epoch(*values) for values in state_dict['history']]
+        # Lightning draws the first batch of a resumed epoch before that epoch's hooks.
+        self.train_set.epoch = len(self.history)
 
 
 def train(
@@ -129,7 +132,7 @@ def train(
     if initial is not None:
         import_weights(module.network, initial.weights)
     train_set, validation_set = _datasets(scans, validation, model, training)
-    reporter = Reporter(on_epoch, on_step)
+    reporter = Reporter(train_set, on_epoch, on_step)
     trainer = _trainer(training, folder, device, reporter, watch=validation_set is not None)
     loaders = [DataLoader(d, batch_size=None) for d in (train_set, validation_set) if d is not None]
     ended = 'finished' if training.patience == 0 else 'finished or no longer improving'
