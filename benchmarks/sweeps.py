@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ptychopinn_plugin.metrics import compare
 
 from ptychopinn_plugin import files, pipeline
 from ptychopinn_plugin.backends.torch.backend import BACKEND
 from ptychopinn_plugin.config import ReconstructionConfig, RuntimeConfig
+from ptychopinn_plugin.metrics import compare
 from ptychopinn_plugin.scaling import normalised_probe
 from ptychopinn_plugin.scan import Scan
 from ptychopinn_plugin.simulate import Simulation, simulate_scan
