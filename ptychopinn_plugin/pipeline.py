@@ -186,7 +186,7 @@ class _Clock:
 
     def __init__(self) -> None:
         self._begun = self._last = time.perf_counter()
-        self._laps: dict[str, float] = {}
+        self._laps: dict[str, float] = {'sweeps': 0.0}
 
     def lap(self, name: str) -> None:
         now = time.perf_counter()

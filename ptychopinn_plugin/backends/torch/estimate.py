@@ -40,16 +40,17 @@ def estimate(scan: Scan, model: Model, device: torch.device) -> ObjectImage:
     groups = neighbour_groups(scan.positions_px, model.config.gridsize**2)
     size = max(1, BATCH_PIXELS // (scan.side_px**2 * groups.shape[1]))
     shape = scan.frame.shape
-    canvas = torch.zeros(shape, dtype=torch.complex64, device=device)
-    total = torch.zeros(shape, device=device)
+    canvas = torch.zeros(shape[0] * shape[1], dtype=torch.complex64, device=device)
+    total = torch.zeros(shape[0] * shape[1], device=device)
     probe = made.probe.to(device)
     for start in range(0, len(groups), size):
         part = batch(made, groups[start : start + size]).to(device)
         light = physics.intensity(physics.shift_probe(probe, part.shift_px))
         patches = network(part.inputs).flatten(0, 1)
-        canvas += physics.merge(patches * light, part.corner_px, shape)
-        total += physics.merge(light, part.corner_px, shape)
-    return _image(scan, canvas, total)
+        index = physics.pixels(part.corner_px, scan.side_px, shape[1])
+        canvas.index_add_(0, index, (patches * light).reshape(-1))
+        total.index_add_(0, index, light.reshape(-1))
+    return _image(scan, canvas.reshape(shape), total.reshape(shape))
 
 
 def _image(scan: Scan, canvas: Tensor, total: Tensor) -> ObjectImage:

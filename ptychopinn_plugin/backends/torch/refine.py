@@ -65,6 +65,7 @@ class Sweeper:
         size = config.sweep_batch_size or default_batch_size(scan)
         self.batches = _batches(scan, size, device)
         self.side = self.probe.shape[-1]
+        self.light = torch.zeros(self.object.numel(), device=device)
         self.power = float(self.probe.abs().square().sum())
         held = 16 * len(scan) * self.probe.numel()
         self.cache: dict[int, tuple[Tensor, Tensor]] | None = (
@@ -108,15 +109,13 @@ class Sweeper:
         batch = self.batches[number]
         probes = physics.shift_probe(self.probe, batch.shift_px)
         power = physics.intensity(probes)
-        shape = (self.object.shape[0], self.object.shape[1])
-        total = physics.merge(power, batch.corner_px, shape)
+        # On a scratch canvas, wiped where it was used: the work does not grow with the object.
+        index = physics.pixels(batch.corner_px, self.side, self.object.shape[1])
+        self.light.index_add_(0, index, power.reshape(-1))
+        total = self.light.index_select(0, index).reshape(power.shape)
+        self.light.index_fill_(0, index, 0.0)
         floor = REGULARISATION * power.max()
-        weight = physics.extract(
-            ((1 - REGULARISATION) * total + floor).reciprocal_(),
-            batch.corner_px,
-            self.side,
-        )
-        back = probes.conj() * weight[:, None]
+        back = probes.conj() / ((1 - REGULARISATION) * total + floor)[:, None]
         if self.cache is not None:
             self.cache[number] = (probes, back)
         return probes, back

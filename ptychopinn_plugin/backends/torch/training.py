@@ -47,11 +47,12 @@ class Reporter(pl.Callback):
     def __init__(self, train_set: Batches, on_epoch: EpochCallback, on_step: StepCallback) -> None:
         self.train_set, self.on_epoch, self.on_step = train_set, on_epoch, on_step
         self.history: list[Epoch] = []
-        self._begun = 0.0
+        self._begun = self._rate = 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Tell the data which epoch it is, so that a resumed run sees the same batches."""
         self.train_set.epoch = trainer.current_epoch
+        self._rate = float(trainer.optimizers[0].param_groups[0]['lr'])
         self._begun = time.perf_counter()
 
     def on_train_batch_end(
@@ -85,7 +86,7 @@ class Reporter(pl.Callback):
             total=int(trainer.max_epochs or 0),
             training_loss=metrics['training_loss'],
             validation_loss=metrics.get('validation_loss', math.nan),
-            learning_rate=float(trainer.optimizers[0].param_groups[0]['lr']),
+            learning_rate=self._rate,
             seconds=time.perf_counter() - self._begun,
         )
         self.history.append(epoch)
