@@ -125,6 +125,7 @@ class TestTraining:
             schedule='constant',
         )  # fmt: skip
         assert len(trained.history) < 40
+        assert trained.summary['ended'] == 'no longer improving'
 
     def test_plateau_lowers_the_learning_rate(self, backend, small_scan, tmp_path):
         trained = train(

@@ -136,9 +136,10 @@ def train(
     reporter = Reporter(train_set, on_epoch, on_step)
     trainer = _trainer(training, folder, device, reporter, watch=validation_set is not None)
     loaders = [DataLoader(d, batch_size=None) for d in (train_set, validation_set) if d is not None]
-    ended = 'finished' if training.patience == 0 else 'finished or no longer improving'
     try:
         _fit(trainer, module, loaders, last if resume else None)
+        done = len(reporter.history) == training.epochs
+        ended = 'finished' if done else 'no longer improving'
     except (StopTraining, TrainingError) as reason:
         if not (folder / BEST).is_file():
             raise TrainingError(
