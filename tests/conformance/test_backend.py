@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -167,6 +168,28 @@ class TestTraining:
         bad = {k: np.full(s, np.inf, np.float32) for k, s in weight_shapes(SMALL).items()}
         with pytest.raises(TrainingError, match='not finite'):
             train(backend, small_scan, tmp_path, initial=Model(SMALL, bad))
+
+    def test_interrupt_passes_and_ctrl_c_still_works(self, backend, small_scan, tmp_path):
+        before = signal.getsignal(signal.SIGINT)
+
+        def interrupt(_):
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            train(backend, small_scan, tmp_path, on_step=interrupt)
+        assert signal.getsignal(signal.SIGINT) is before
+
+    def test_refused_training_leaves_the_earlier_one(self, backend, small_scan, tmp_path):
+        def content():
+            return {p.name: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()}
+
+        train(backend, small_scan, tmp_path, epochs=1)
+        earlier = content()
+        supervised = replace(SMALL, mode='supervised')
+        with pytest.raises(DataError):
+            train(backend, replace(small_scan, true_object=None), tmp_path, model=supervised)
+        assert earlier
+        assert content() == earlier
 
     def test_supervised_needs_a_known_object(self, backend, small_scan, tmp_path):
         unknown = replace(small_scan, true_object=None)

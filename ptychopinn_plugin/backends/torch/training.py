@@ -124,15 +124,16 @@ def train(
                 'There is no training to resume', expected=f'{last}', cure='Train without resume'
             )
         )
-    if not resume:
-        _clear(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    # All that can be refused comes first: an earlier training's checkpoints are cleared after it.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         module = PatchModule(model, training)
     if initial is not None:
         import_weights(module.network, initial.weights)
     train_set, validation_set = _datasets(scans, validation, model, training)
+    if not resume:
+        _clear(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     reporter = Reporter(train_set, on_epoch, on_step)
     trainer = _trainer(training, folder, device, reporter, watch=validation_set is not None)
     loaders = [DataLoader(d, batch_size=None) for d in (train_set, validation_set) if d is not None]
