@@ -35,6 +35,10 @@ class TrainingError(PluginError, RuntimeError):
     """Training cannot go on (for example, the loss is not finite)."""
 
 
+class WorkerError(PluginError, RuntimeError):
+    """The process that computes died, or failed in a way that nobody foresaw."""
+
+
 class OutputError(PluginError, OSError):
     """A result could not be written."""
 

@@ -5,13 +5,14 @@ The formats, the scale and the refusals are specified in specs/data_contracts.md
 
 from __future__ import annotations
 
-from .description import describe
+from .description import describe, is_scan
 from .formats import RESULT_SUFFIXES, SCAN_SUFFIXES, load_scan, save_result, save_scan
+from .hdf5 import Patterns, scan_of
 from .objects import load_object
 from .paths import check_target
 from .product import Product, load_product
 
 __all__ = [
-    'RESULT_SUFFIXES', 'SCAN_SUFFIXES', 'Product', 'check_target', 'describe', 'load_object',
-    'load_product', 'load_scan', 'save_result', 'save_scan',
+    'RESULT_SUFFIXES', 'SCAN_SUFFIXES', 'Patterns', 'Product', 'check_target', 'describe',
+    'is_scan', 'load_object', 'load_product', 'load_scan', 'save_result', 'save_scan', 'scan_of',
 ]  # fmt: skip

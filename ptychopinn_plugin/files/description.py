@@ -96,3 +96,16 @@ def _result(archive: Archive, file: Path) -> dict[str, Any]:
         'fourier_error': None if error is None or error.size != 1 else float(error.reshape(())),
         'backend': None if backend is None else str(backend),
     }
+
+
+def is_scan(path: Source) -> bool:
+    """Tell, by its keys alone, whether a file holds patterns, positions and a probe of its own.
+
+    Raises `DataError` when it cannot be read.
+    """
+    file, _ = file_of(Path(path))
+    kind = file_format(file)
+    if kind == 'npz':
+        with open_npz(file) as archive:
+            return 'xcoords' in archive and any(key in archive for key in PATTERN_KEYS)
+    return kind in ('training', 'cxi')

@@ -12,11 +12,11 @@ from .counts import check_kind
 from .cxi import load_cxi, save_cxi
 from .hdf5 import load_pair, load_training, save_training
 from .npz import load_npz, save_npz
+from .pair import DIFFRACTION_FILE, PRODUCT_FILE, save_pair
 from .paths import Source, check_target, existing_file, kind_of
 from .product import save_product, save_reconstruction_npz
 from .safe_hdf5 import has, open_hdf5
 
-DIFFRACTION_FILE, PRODUCT_FILE = 'diffraction.h5', 'product.h5'
 WRITERS = {'.npz': save_npz, '.h5': save_training, '.hdf5': save_training, '.cxi': save_cxi}
 SCAN_SUFFIXES = tuple(WRITERS)
 RESULT_SUFFIXES = ('.npz', '.h5', '.hdf5')
@@ -52,8 +52,13 @@ def load_scan(
 
 
 def save_scan(scan: Scan, path: Source) -> None:
-    """Write a scan in the format of the suffix: .npz, .h5 (the host's training format) or .cxi."""
+    """Write a scan in the format of the suffix: .npz, .h5 (the host's training format) or .cxi; to
+    a folder, as the host's diffraction and product files.
+    """
     file = Path(path)
+    if os.path.isdir(file):
+        save_pair(scan, file)
+        return
     check_target(file, SCAN_SUFFIXES)
     WRITERS[file.suffix.lower()](scan, file)
 

@@ -49,25 +49,33 @@ def with_product(
     """Return the scan of `patterns`, with positions, probe and object from a product."""
     with blame(file):
         rows, positions_m = paired(patterns.index, product.position_index, product.positions_m)
-        stored = patterns.stored if rows.all() else patterns.stored[rows]
-        positions_px = product.pixels(positions_m) + np.asarray(product.origin_px)
-        known = replace(product.geometry, detector_pixel_size_m=patterns.detector_pixel_size_m)
-        placed = place(
-            positions_px, stored.shape[-1], product.object, known,
-            truth=product.true_object, origin_px=product.origin_px,
-        )  # fmt: skip
-        return Scan(
-            counts=host_counts(stored, diffraction, patterns.bad_pixels),
-            positions_px=positions_px,
-            probe=product.probe,
-            bad_pixels=patterns.bad_pixels,  # type: ignore[arg-type]
-            frame=placed.frame,  # type: ignore[arg-type]
-            object_guess=placed.object_guess,
-            true_object=product.true_object,
-            scan_index=patterns.index[rows],
-            geometry=placed.geometry,
-            name=name or file.stem,
-        )
+        if not rows.all():
+            patterns = replace(patterns, stored=patterns.stored[rows], index=patterns.index[rows])
+        return scan_of(patterns, positions_m, product, diffraction, name or file.stem)
+
+
+def scan_of(
+    patterns: Patterns, positions_m: Double, product: Product, diffraction: str, name: str
+) -> Scan:
+    """Return the scan of patterns and the position (M, 2) in metres of each."""
+    positions_px = product.pixels(positions_m) + np.asarray(product.origin_px)
+    known = replace(product.geometry, detector_pixel_size_m=patterns.detector_pixel_size_m)
+    placed = place(
+        positions_px, patterns.stored.shape[-1], product.object, known,
+        truth=product.true_object, origin_px=product.origin_px,
+    )  # fmt: skip
+    return Scan(
+        counts=host_counts(patterns.stored, diffraction, patterns.bad_pixels),
+        positions_px=positions_px,
+        probe=product.probe,
+        bad_pixels=patterns.bad_pixels,  # type: ignore[arg-type]
+        frame=placed.frame,  # type: ignore[arg-type]
+        object_guess=placed.object_guess,
+        true_object=product.true_object,
+        scan_index=patterns.index,
+        geometry=placed.geometry,
+        name=name,
+    )
 
 
 def paired(pattern_index: Array, position_index: Array, positions_m: Double) -> tuple[Bool, Double]:

@@ -17,7 +17,7 @@ import numpy as np
 from ..atomic import atomic_path
 from ..errors import DataError, explain, require
 from ..geometry import pixel_size_m
-from ..result import Reconstruction
+from ..result import ObjectImage, Reconstruction
 from ..scan import Array, Complex, Double, Geometry, Scan
 from .frames import ORIGIN, middle_px, pair_of, single_layer
 from .paths import Source, existing_file
@@ -25,6 +25,13 @@ from .safe_hdf5 import attribute, dataset_at, has, open_hdf5, positive, read
 
 UNKNOWN_PIXEL_M = 1.0
 WEIGHT_KEY = 'ptychopinn_plugin_weight'
+TRUE_OBJECT_KEY = 'ptychopinn_plugin_true_object'
+# The host's names since 1.7, and before.
+ENERGY_KEYS = ('photon_energy_eV', 'probe_energy_eV')
+ZEROS = (
+    'exposure_time_s', 'mass_attenuation_m2_per_kg', 'mass_attenuation_m2_kg',
+    'tomography_angle_deg', 'focus_object_distance_m', 'tilt_angle_deg',
+)  # fmt: skip
 Pair = tuple[float, float]
 
 
@@ -89,7 +96,8 @@ def load_product(path: Source) -> Product:
             pixel_size_m=size,
             object_centre_m=_pair(obj, 'center_y_m', 'center_x_m'),
             detector_distance_m=positive(attribute(h5, 'detector_object_distance_m')),
-            photon_energy_eV=positive(attribute(h5, 'photon_energy_eV')),
+            photon_energy_eV=_energy(h5),
+            true_object=_true_object(h5),
             losses=tuple(read(h5, 'loss_values').tolist()) if has(h5, 'loss_values') else (),
             origin_px=pair_of(None if origin is None else np.asarray(origin), 'origin_px'),
         )
@@ -101,26 +109,34 @@ def save_product(
     """Write a reconstruction as a product file that the host opens (DC-9)."""
     import h5py
 
-    image = reconstruction.image
-    size = scan_pixel_size_m(scan) or (UNKNOWN_PIXEL_M, UNKNOWN_PIXEL_M)
     with atomic_path(path) as part, h5py.File(part, 'w') as h5:
-        _write_metadata(h5, scan, reconstruction, name or scan.name, comments)
-        positions_m = metres(scan, scan.positions_px, size)
-        h5['probe_position_indexes'] = scan.scan_index
-        h5['probe_position_x_m'] = positions_m[:, 1]
-        h5['probe_position_y_m'] = positions_m[:, 0]
-        h5['probe'] = reconstruction.probe[None].astype(np.complex64)
-        h5['object'] = image.object[None].astype(np.complex64)
-        centre = metres(scan, middle_px(image.frame), size)
-        for key in ('probe', 'object'):
-            h5[key].attrs['pixel_height_m'], h5[key].attrs['pixel_width_m'] = size
-        h5['object'].attrs['center_y_m'], h5['object'].attrs['center_x_m'] = centre.tolist()
-        h5[WEIGHT_KEY] = image.weight.astype(np.float32)
-        # Ours alone: where object[0, 0] lies in the scan's pixels. The host passes over it.
-        h5['object'].attrs['origin_px'] = np.asarray(image.origin_px, np.float64)
-        h5['object_layer_spacing_m'] = np.zeros(0)
+        write_product(h5, scan, reconstruction.image, reconstruction.probe, name or scan.name)
+        h5.attrs['comments'] = comments
+        h5[WEIGHT_KEY] = reconstruction.image.weight.astype(np.float32)
+        del h5['loss_epochs'], h5['loss_values']
         h5['loss_epochs'] = np.arange(len(reconstruction.losses))
         h5['loss_values'] = np.asarray(reconstruction.losses, np.float64)
+
+
+def write_product(h5: Any, scan: Scan, image: ObjectImage, probe: Complex, name: str) -> None:
+    """Write everything that the host reads of a product, without losses."""
+    size = scan_pixel_size_m(scan) or (UNKNOWN_PIXEL_M, UNKNOWN_PIXEL_M)
+    _write_metadata(h5, scan, probe, name)
+    positions_m = metres(scan, scan.positions_px, size)
+    h5['probe_position_indexes'] = scan.scan_index
+    h5['probe_position_x_m'] = positions_m[:, 1]
+    h5['probe_position_y_m'] = positions_m[:, 0]
+    h5['probe'] = probe[None].astype(np.complex64)
+    h5['object'] = image.object[None].astype(np.complex64)
+    centre = metres(scan, middle_px(image.frame), size)
+    for key in ('probe', 'object'):
+        h5[key].attrs['pixel_height_m'], h5[key].attrs['pixel_width_m'] = size
+    h5['object'].attrs['center_y_m'], h5['object'].attrs['center_x_m'] = centre.tolist()
+    # Ours alone: where object[0, 0] lies in the scan's pixels. The host passes over it.
+    h5['object'].attrs['origin_px'] = np.asarray(image.origin_px, np.float64)
+    h5['object_layer_spacing_m'] = np.zeros(0)
+    h5['loss_epochs'] = np.zeros(0, np.int64)
+    h5['loss_values'] = np.zeros(0)
 
 
 def save_reconstruction_npz(path: Source, reconstruction: Reconstruction) -> None:
@@ -165,15 +181,15 @@ def metres(scan: Scan, positions_px: Double, size_m: Pair) -> Double:
     )
 
 
-def _write_metadata(h5: Any, scan: Scan, result: Reconstruction, name: str, comments: str) -> None:
+def _write_metadata(h5: Any, scan: Scan, probe: Complex, name: str) -> None:
     geometry = scan.geometry
-    h5.attrs['name'], h5.attrs['comments'] = name, comments
+    h5.attrs['name'], h5.attrs['comments'] = name, ''
     h5.attrs['detector_object_distance_m'] = float(geometry.detector_distance_m or 0.0)
-    h5.attrs['photon_energy_eV'] = float(geometry.photon_energy_eV or 0.0)
-    h5.attrs['probe_photon_count'] = float((np.abs(result.probe) ** 2).sum(dtype=np.float64))
-    for key in ('exposure_time_s', 'mass_attenuation_m2_per_kg', 'tomography_angle_deg'):
+    for key in ENERGY_KEYS:
+        h5.attrs[key] = float(geometry.photon_energy_eV or 0.0)
+    h5.attrs['probe_photon_count'] = float((np.abs(probe) ** 2).sum(dtype=np.float64))
+    for key in ZEROS:
         h5.attrs[key] = 0.0
-    h5.attrs['focus_object_distance_m'] = h5.attrs['tilt_angle_deg'] = 0.0
     h5.attrs['far_field'] = True
 
 
@@ -188,6 +204,16 @@ def _positions_m(h5: Any) -> Double:
         received=f'indexes.shape={index.shape}, x_m.shape={x.shape}, y_m.shape={y.shape}',
     )
     return np.stack([y, x], 1).astype(np.float64)
+
+
+def _energy(h5: Any) -> float | None:
+    return next((e for e in (positive(attribute(h5, k)) for k in ENERGY_KEYS) if e), None)
+
+
+def _true_object(h5: Any) -> Complex | None:
+    if not has(h5, TRUE_OBJECT_KEY):
+        return None
+    return single_layer(read(h5, TRUE_OBJECT_KEY), 'The true object')
 
 
 def _pair(holder: Any, y_key: str, x_key: str) -> Pair:

@@ -1,0 +1,53 @@
+"""The model that a reconstructor holds, and what a user wants to know about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ptychodus.api.observer import Observable
+
+from .. import archive
+from ..backends.base import Model
+from ..result import Epoch
+
+EXTENSION = '.h5.zip'
+
+
+class ModelCard(Observable):
+    """The loaded model, its facts, and the epochs of the training that runs or ran last.
+
+    Observers are told in the host's main thread.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model: Model | None = None
+        self.facts: Mapping[str, Any] = {}
+        self.path: Path | None = None
+        self.history: tuple[Epoch, ...] = ()
+
+    def read(self, path: Path) -> None:
+        """Take the model of a file; the one before stays when it is refused."""
+        model, facts = archive.load_model(path), archive.describe_model(path)
+        self.model, self.facts, self.path, self.history = model, facts, path, model.history
+
+    def summary(self) -> str:
+        """Return one line: architecture, mode, size, who wrote it, on what, when."""
+        if self.model is None:
+            return 'No model is loaded.'
+        config, facts = self.model.config, self.facts
+        trained = facts['summary'].get('scans')
+        on = f' on {_names(trained)}' if trained else ''
+        when = str(facts['created'])[:16].replace('T', ' ')
+        return (
+            f'{config.architecture}, {config.mode}, N={config.pattern_size_px}, '
+            f'gridsize {config.gridsize}; {len(self.model.history)} epochs with '
+            f'{self.model.writer}{on}, {when}'
+        )
+
+
+def _names(scans: Any) -> str:
+    names = [str(s) for s in scans] if isinstance(scans, (list, tuple)) else [str(scans)]
+    return ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')

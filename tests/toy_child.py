@@ -1,0 +1,52 @@
+"""The worker's child with the toy back end in it; TOY_TROUBLE makes it misbehave.
+
+crash   ends itself by a signal in the middle of the work
+exit    leaves without a word
+hang    never says anything
+chatty  floods both outputs
+error   raises what nobody foresaw
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import toy_backend
+
+from ptychopinn_plugin.worker import child
+
+TROUBLE = os.environ.get('TOY_TROUBLE', '')
+
+
+class Troubled(toy_backend.ToyBackend):
+    """The toy, and the trouble that the environment asks for."""
+
+    def device(self, runtime):
+        trouble()
+        return 'cpu'
+
+
+def trouble():
+    if TROUBLE == 'crash':
+        print('about to die', file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGSEGV)
+    elif TROUBLE == 'exit':
+        os._exit(3)
+    elif TROUBLE == 'hang':
+        while True:
+            time.sleep(1)
+    elif TROUBLE == 'chatty':
+        for number in range(20_000):
+            print(f'{number} ' + 'x' * 200)
+            print(f'{number} ' + 'y' * 200, file=sys.stderr)
+    elif TROUBLE == 'error':
+        raise ZeroDivisionError('a bug')
+
+
+if __name__ == '__main__':
+    toy_backend.install(Troubled())
+    child.main(Path(sys.argv[1]))
