@@ -30,7 +30,7 @@ POLL_S = 0.05
 HEAR_S = 2.0  # for a child to say that it heard the stop
 FINISH_S = 20.0  # for a stopped training to save its best model
 TAIL_BYTES = 16_384
-TAIL_LINES = 8
+TAIL_LINES = 20
 
 
 def never() -> bool:

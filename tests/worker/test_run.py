@@ -1,0 +1,374 @@
+"""One child per run: its events, and what becomes of it when anything goes wrong. Clauses WK-."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ptychopinn_plugin import pipeline
+from ptychopinn_plugin.archive import load_model
+from ptychopinn_plugin.backends import registry
+from ptychopinn_plugin.config import (
+    ModelConfig,
+    ReconstructionConfig,
+    RuntimeConfig,
+    TrainingConfig,
+)
+from ptychopinn_plugin.errors import (
+    BackendUnavailableError,
+    DataError,
+    OutputError,
+    PluginError,
+    WorkerError,
+)
+from ptychopinn_plugin.files import save_scan
+from ptychopinn_plugin.result import Epoch, Sweep
+from ptychopinn_plugin.worker import ReconstructJob, Run, Saved, Started, TrainJob, client
+from ptychopinn_plugin.worker.protocol import MODEL, Decoder
+
+TESTS = Path(__file__).parents[1]
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f'/proc/{pid}/stat')
+    return not state.exists() or state.read_text().rpartition(')')[2].split()[0] != 'Z'
+
+
+def wait_until(condition, seconds=5.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, 'it did not happen in time'
+        time.sleep(0.01)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(monkeypatch, tmp_path):
+    """Every test ends without a job folder and without a thread more."""
+    folder = tmp_path / 'temporary'
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, 'tempdir', str(folder))
+    monkeypatch.setenv('TMPDIR', str(folder))
+    before = threading.active_count()
+    yield
+    gc.collect()
+    assert [p for p in folder.iterdir() if p.name.startswith('ptychopinn-job')] == []
+    assert threading.active_count() <= before
+
+
+@pytest.fixture
+def reconstruction(small_scan):
+    return ReconstructJob(small_scan, ReconstructionConfig(sweeps=4), RuntimeConfig())
+
+
+@pytest.fixture
+def training(small_scan, tmp_path):
+    def job(epochs=3, **more):
+        file = tmp_path / 'scan.npz'
+        save_scan(small_scan, file)
+        more = {'scans': (file,), **more}
+        return TrainJob(
+            model=ModelConfig(),
+            training=TrainingConfig(epochs=epochs),
+            runtime=RuntimeConfig(),
+            checkpoints=tmp_path / 'checkpoints',
+            **more,
+        )
+
+    return job
+
+
+def test_a_reconstruction_in_the_child_is_that_of_this_process(reconstruction, toy, toy_child):
+    here = list(
+        pipeline.iterate(
+            reconstruction.scan,
+            backend=registry.load('auto'),
+            reconstruction=reconstruction.reconstruction,
+            runtime=reconstruction.runtime,
+        )
+    )
+    with Run(reconstruction) as run:
+        events = list(run)
+    sweeps = [e for e in events if isinstance(e, Sweep)]
+    assert isinstance(events[0], Started)
+    assert (events[0].backend, events[0].device) == ('toy', 'cpu')
+    assert [s.number for s in sweeps] == [0, 1, 2, 3, 4]
+    for there, one in zip(sweeps, here, strict=True):
+        assert (there.number, there.total, there.loss) == (one.number, one.total, one.loss)
+        np.testing.assert_array_equal(there.image.object, one.image.object)
+        np.testing.assert_array_equal(there.image.weight, one.image.weight)
+        np.testing.assert_array_equal(there.probe, one.probe)
+        assert there.image.origin_px == one.image.origin_px
+
+
+def test_a_training_reports_epochs_and_hands_over_the_model(training, toy_child, tmp_path):
+    with Run(training()) as run:
+        events = list(run)
+        run.deliver(MODEL, tmp_path / 'model.h5.zip')
+    epochs = [e for e in events if isinstance(e, Epoch)]
+    assert [e.number for e in epochs] == [1, 2, 3]
+    assert [type(e) for e in events][-1] is Saved
+    assert len(load_model(tmp_path / 'model.h5.zip').history) == 3
+
+
+def test_child_and_parent_agree_on_everything_a_scan_holds(small_scan, tmp_path):
+    from ptychopinn_plugin.worker.protocol import read_job, write_job
+
+    job = ReconstructJob(small_scan, ReconstructionConfig(sweeps=7), RuntimeConfig(threads=2))
+    write_job(job, tmp_path)
+    back = read_job(tmp_path)
+    for key in ('counts', 'positions_px', 'probe', 'bad_pixels', 'true_object', 'scan_index'):
+        np.testing.assert_array_equal(getattr(back.scan, key), getattr(small_scan, key))
+        assert getattr(back.scan, key).dtype == getattr(small_scan, key).dtype
+    assert isinstance(back.scan.counts, np.memmap)
+    assert back.scan.frame == small_scan.frame
+    assert back.scan.geometry == small_scan.geometry
+    assert (back.reconstruction, back.runtime) == (job.reconstruction, job.runtime)
+
+
+@pytest.mark.parametrize(('trouble', 'how'), [('crash', 'signal 11'), ('exit', 'exit code 3')])
+def test_a_child_that_dies_is_an_error_within_a_second(
+    reconstruction, toy_child, monkeypatch, caplog, trouble, how
+):
+    monkeypatch.setenv('TOY_TROUBLE', trouble)
+    with Run(reconstruction) as run:
+        run._process.wait(20)
+        died = time.monotonic()
+        with pytest.raises(WorkerError, match=f'The process that computes died.*{how}'):
+            list(run)
+        assert time.monotonic() - died < 1
+    if trouble == 'crash':
+        assert 'about to die' in caplog.text
+
+
+def test_an_error_of_the_child_is_raised_as_what_it_is(training, toy_child, tmp_path):
+    bad = tmp_path / 'bad.npz'
+    np.savez(bad, xcoords=np.zeros(3))
+    with Run(training(scans=(bad,))) as run, pytest.raises(DataError, match=r'bad\.npz'):
+        list(run)
+
+
+def test_an_error_that_nobody_foresaw_names_itself(reconstruction, toy_child, monkeypatch, caplog):
+    monkeypatch.setenv('TOY_TROUBLE', 'error')
+    with Run(reconstruction) as run, pytest.raises(WorkerError, match='ZeroDivisionError: a bug'):
+        list(run)
+    assert 'Traceback' in caplog.text
+
+
+def test_a_child_that_floods_its_outputs_blocks_nothing(reconstruction, toy_child, monkeypatch):
+    monkeypatch.setenv('TOY_TROUBLE', 'chatty')
+    with Run(reconstruction) as run:
+        assert sum(isinstance(e, Sweep) for e in run) == 5
+        assert len(run._tail) <= client.TAIL_BYTES
+
+
+def test_a_missing_back_end_is_the_same_error_as_without_a_child(small_scan, toy_child):
+    job = ReconstructJob(small_scan, ReconstructionConfig(), RuntimeConfig(backend='torch'))
+    with Run(job) as run, pytest.raises(PluginError, match='Unknown back end'):
+        list(run)
+    assert issubclass(BackendUnavailableError, PluginError)
+
+
+def test_stop_ends_a_reconstruction_at_once_and_without_an_error(
+    reconstruction, toy_child, monkeypatch
+):
+    monkeypatch.setenv('TOY_STEP_S', '30')
+    stopped = []
+    with Run(reconstruction, lambda: bool(stopped)) as run:
+        seen = []
+        for event in run:
+            seen.append(event)
+            if isinstance(event, Sweep):
+                stopped.append(time.monotonic())
+        assert time.monotonic() - stopped[0] < 1
+    assert [e.number for e in seen if isinstance(e, Sweep)] == [0]
+
+
+def test_stop_ends_a_hanging_child(reconstruction, toy_child, monkeypatch):
+    monkeypatch.setenv('TOY_TROUBLE', 'hang')
+    begun = time.monotonic()
+    with Run(reconstruction, lambda: time.monotonic() - begun > 1) as run:
+        assert list(run) == []
+        pid = run.pid
+    assert time.monotonic() - begun < 3
+    assert not alive(pid)
+
+
+def test_stop_in_mid_epoch_keeps_the_best_model_so_far(training, toy_child, monkeypatch, tmp_path):
+    monkeypatch.setenv('TOY_STEP_S', '0.1')
+    asked = None
+    with Run(training(epochs=100)) as run:
+        events = []
+        for event in run:
+            events.append(event)
+            if asked is None and isinstance(event, Epoch) and event.number == 2:
+                run.stop()
+                asked = time.monotonic()
+            if isinstance(event, Saved):
+                assert time.monotonic() - asked < 1
+        run.deliver(MODEL, tmp_path / 'model.h5.zip')
+    assert [e.number for e in load_model(tmp_path / 'model.h5.zip').history] == [1, 2]
+
+
+def test_stop_before_the_first_epoch_is_no_error_and_no_model(training, toy_child, monkeypatch):
+    monkeypatch.setenv('TOY_STEP_S', '30')
+    begun = time.monotonic()
+    with Run(training(), lambda: time.monotonic() - begun > 1) as run:
+        events = list(run)
+    assert not any(isinstance(e, Saved) for e in events)
+    assert time.monotonic() - begun < 3
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='signals')
+def test_a_frozen_training_does_not_hold_up_the_stop(training, toy_child, monkeypatch, caplog):
+    monkeypatch.setenv('TOY_STEP_S', '0.02')
+    monkeypatch.setattr(client, 'HEAR_S', 0.5)
+    with Run(training(epochs=1000)) as run:
+        for event in run:
+            if isinstance(event, Epoch):
+                os.kill(run.pid, signal.SIGSTOP)
+                run.stop()
+                begun = time.monotonic()
+        assert time.monotonic() - begun < 2
+    assert 'did not stop within 0.5 s' in caplog.text
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='signals')
+@pytest.mark.parametrize('seed', range(5))
+def test_a_kill_at_a_random_moment_is_told_within_a_second(training, toy_child, monkeypatch, seed):
+    monkeypatch.setenv('TOY_STEP_S', '0.01')
+    moment = np.random.default_rng(seed).uniform(0, 1.5)
+    killed = []
+    with Run(training(epochs=1000)) as run:
+
+        def kill():
+            os.kill(run.pid, signal.SIGKILL)
+            killed.append(time.monotonic())
+
+        timer = threading.Timer(moment, kill)
+        timer.start()
+        with pytest.raises(WorkerError, match='signal 9'):
+            list(run)
+        assert time.monotonic() - killed[0] < 1
+        timer.join()
+
+
+def test_leaving_the_run_early_ends_the_child(reconstruction, toy_child, monkeypatch):
+    monkeypatch.setenv('TOY_STEP_S', '30')
+    with Run(reconstruction) as run:
+        next(iter(run))
+        pid = run.pid
+    assert not alive(pid)
+
+
+def test_no_child_outlives_its_parent(tmp_path, small_scan):
+    """The parent is killed: nobody is left to clean up but the child itself."""
+    save_scan(small_scan, tmp_path / 'scan.npz')
+    code = f"""
+import sys; sys.path.insert(0, {str(TESTS)!r})
+from ptychopinn_plugin.files import load_scan
+from ptychopinn_plugin.config import *
+from ptychopinn_plugin.worker import *
+from ptychopinn_plugin.worker import client
+client.COMMAND = (sys.executable, {str(TESTS / 'toy_child.py')!r})
+scan = load_scan({str(tmp_path / 'scan.npz')!r})
+run = Run(ReconstructJob(scan, ReconstructionConfig(), RuntimeConfig()))
+next(iter(run))
+print(run.pid, run.folder, flush=True)
+import time; time.sleep(60)
+"""
+    parent = subprocess.Popen(
+        [sys.executable, '-c', code], stdout=subprocess.PIPE, text=True,
+        env={**os.environ, 'TOY_STEP_S': '60'},
+    )  # fmt: skip
+    pid, folder = parent.stdout.readline().split()
+    assert alive(int(pid))
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not alive(int(pid)))
+    wait_until(lambda: not Path(folder).exists())
+    parent.stdout.close()
+
+
+def test_a_script_needs_no_main_guard(tmp_path, small_scan):
+    """Read from standard input, where multiprocessing's spawn waits for ever."""
+    save_scan(small_scan, tmp_path / 'scan.npz')
+    code = f"""
+import sys; sys.path.insert(0, {str(TESTS)!r})
+from ptychopinn_plugin.files import load_scan
+from ptychopinn_plugin.config import *
+from ptychopinn_plugin.worker import *
+from ptychopinn_plugin.worker import client
+client.COMMAND = (sys.executable, {str(TESTS / 'toy_child.py')!r})
+scan = load_scan({str(tmp_path / 'scan.npz')!r})
+with Run(ReconstructJob(scan, ReconstructionConfig(sweeps=2), RuntimeConfig())) as run:
+    print(len(list(run)))
+"""
+    done = subprocess.run(
+        [sys.executable], input=code, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == ['4']
+
+
+def test_a_module_in_the_working_folder_is_not_imported(reconstruction, tmp_path, monkeypatch):
+    """`numpy.py` beside the user's data must not become the child's NumPy."""
+    (tmp_path / 'numpy.py').write_text('raise SystemExit("the wrong numpy")')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(client.sys, 'path', ['', *sys.path])
+    with Run(reconstruction) as run:
+        assert isinstance(next(iter(run)), Started)
+
+
+def test_a_full_temporary_folder_says_what_to_do(reconstruction, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(client.protocol.np, 'save', full)
+    with pytest.raises(OutputError, match=r'temporary folder.*No space left.*TMPDIR'):
+        Run(reconstruction)
+
+
+def test_a_python_that_does_not_start_is_an_error(reconstruction, monkeypatch):
+    monkeypatch.setattr(client, 'COMMAND', ('/no/such/python',))
+    with pytest.raises(WorkerError, match=r'could not be started.*/no/such/python'):
+        Run(reconstruction)
+
+
+@pytest.mark.parametrize(
+    'line',
+    [b'hello\n', b'{}\n', b'[1]\n', b'{"event": "Unknown"}\n', b'\xff\xfe\n', b'3\n', b'null\n'],
+)
+def test_a_line_that_is_no_event_is_passed_over(line, tmp_path):
+    assert Decoder(tmp_path).event(line) is None
+
+
+def test_the_childs_sweeps_wait_for_the_parent(small_scan, toy_child):
+    job = ReconstructJob(small_scan, ReconstructionConfig(sweeps=60), RuntimeConfig())
+    with Run(job) as run:
+        events = iter(run)
+        next(events), next(events)
+        wait_until(lambda: len(list(run.folder.glob('*.probe.npy'))) >= 8)
+        time.sleep(0.3)
+        assert len(list(run.folder.glob('*.probe.npy'))) == 8
+        assert sum(isinstance(e, Sweep) for e in events) == 60
+        assert list(run.folder.glob('state-*')) == []
+
+
+def test_the_childs_log_is_the_parents(reconstruction, caplog):
+    with caplog.at_level(logging.INFO), Run(reconstruction) as run:
+        next(iter(run))
+    assert 'Back end auto: taking' in caplog.text
