@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .files import load_scan as load_scan
     from .files import save_result as save_result
     from .files import save_scan as save_scan
+    from .host import attach as attach
     from .metrics import compare as compare
     from .pipeline import reconstruct as reconstruct
     from .pipeline import train as train
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __version__ = '0.1.0'
 
 _PUBLIC = {
+    'attach': 'host',
     'compare': 'metrics',
     'load_model': 'archive',
     'load_scan': 'files',

@@ -150,7 +150,8 @@ def simulate(args: argparse.Namespace) -> Report:
     """Simulate a scan and write it."""
     from ..simulate import Simulation, simulate_scan
 
-    files.check_target(args.output)
+    _make_folder(args.output)
+    files.check_target(None if args.output.is_dir() else args.output)
     scan = simulate_scan(flags.settings(Simulation, args))
     files.save_scan(scan, args.output)
     say(f'{len(scan)} patterns, N={scan.side_px}, object {scan.frame.shape}: {args.output}')
@@ -193,11 +194,44 @@ def doctor(args: argparse.Namespace) -> Report:
     return examine()
 
 
+def link(args: argparse.Namespace) -> Report:
+    """Write the hook beside a Ptychodus that pip did not reach."""
+    from ..host import hook_file
+
+    path = hook_file.link()
+    say(f'Ptychodus will find the plug-in: {path}')
+    return {'hook': str(path)}
+
+
+def unlink(args: argparse.Namespace) -> Report:
+    """Remove the hook."""
+    from ..host import hook_file
+
+    path = hook_file.unlink()
+    say(f'Removed {path}' if path else 'There was no hook')
+    return {'removed': str(path) if path else None}
+
+
+def convert(args: argparse.Namespace) -> Report:
+    """Write a scan in another format."""
+    scan = _load(args.scan, args)
+    _make_folder(args.output)
+    files.save_scan(scan, args.output)
+    say(f'{len(scan)} patterns, N={scan.side_px}: {args.output}')
+    return {'output': str(args.output), 'patterns': len(scan), 'pattern_size_px': scan.side_px}
+
+
 def demo(args: argparse.Namespace) -> Report:
     """Run the whole story on simulated scans."""
     from .demo import run
 
     return run(args.folder, flags.settings(RuntimeConfig, args))
+
+
+def _make_folder(target: Path) -> None:
+    """Make the folder for the host's two files; a name without a suffix means one."""
+    if not target.suffix and target.parent.is_dir():
+        target.mkdir(exist_ok=True)
 
 
 def _load(path: Path, args: argparse.Namespace) -> Scan:

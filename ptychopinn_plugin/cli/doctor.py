@@ -13,6 +13,7 @@ from typing import Any
 
 from .. import __version__
 from ..backends import registry
+from ..host import hook_file
 from .progress import say
 
 PROBE = (
@@ -30,6 +31,7 @@ def examine() -> dict[str, Any]:
         'python': platform.python_version(),
         'platform': platform.platform(),
         'ptychodus': _version('ptychodus'),
+        'hook': hook_file.examine(),
         'backends': {name: _backend(name) for name in registry.BACKENDS},
     }
     ready = [name for name, state in report['backends'].items() if state['ready']]
@@ -66,6 +68,11 @@ def _version(package: str) -> str | None:
 def _tell(report: dict[str, Any]) -> None:
     say(f'ptychopinn-plugin {report["ptychopinn_plugin"]}, Python {report["python"]}')
     say(f'ptychodus {report["ptychodus"] or "is not installed: pip install ptychodus"}')
+    hook = report['hook']
+    if hook['attached']:
+        say(f'in Ptychodus: the plug-in is attached by {hook["path"]}')
+    else:
+        say(f'in Ptychodus: the plug-in is not attached. {hook["cure"]}')
     for name, state in report['backends'].items():
         if state['ready']:
             versions = ', '.join(f'{k} {v}' for k, v in state['versions'].items())

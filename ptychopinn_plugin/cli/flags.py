@@ -45,12 +45,18 @@ def build_parser() -> argparse.ArgumentParser:
     _reconstruct(command('reconstruct', commands.reconstruct, 'make the object of a scan'))
     _train(command('train', commands.train, 'train a network on one or several scans'))
     _simulate(command('simulate', commands.simulate, 'make a scan of a known object'))
+    convert = command('convert', commands.convert, 'write a scan in another format')
+    _scan_flags(convert)
+    convert.add_argument('scan', type=Path, metavar='SCAN')
+    _output(convert)
     _compare(
         command('compare', commands.compare, 'score an object against a true or reference one')
     )
     info = command('info', commands.info, 'say what a model, scan or result file holds')
     info.add_argument('file', type=Path)
     command('doctor', commands.doctor, 'say which back ends and devices are there, what to install')
+    command('link', commands.link, 'let a Ptychodus that pip did not reach find the plug-in')
+    command('unlink', commands.unlink, 'take back what link did')
     demo = command(
         'demo', commands.demo, 'simulate, train, save, load, reconstruct: the whole story'
     )
@@ -89,8 +95,17 @@ def _train(p: argparse.ArgumentParser) -> None:
     add_settings(p, RuntimeConfig)
 
 
+def _output(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        'output',
+        type=Path,
+        metavar='FILE',
+        help='scan file to write (.npz, .h5, .cxi), or a folder for the files of Ptychodus',
+    )
+
+
 def _simulate(p: argparse.ArgumentParser) -> None:
-    p.add_argument('output', type=Path, metavar='FILE', help='scan file to write (.npz, .h5, .cxi)')
+    _output(p)
     add_settings(p, Simulation)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .attach import attach
+    from .attachment import attach
     from .library import PluginLibrary
 
 __all__ = ['PluginLibrary', 'attach']
@@ -15,7 +15,7 @@ __all__ = ['PluginLibrary', 'attach']
 
 def __getattr__(name: str) -> Any:
     if name == 'attach':
-        from .attach import attach
+        from .attachment import attach
 
         return attach
     if name == 'PluginLibrary':

@@ -7,7 +7,7 @@ import sys
 
 def main() -> int:
     """Attach the plug-in and run Ptychodus with the given arguments."""
-    from .attach import attach
+    from .attachment import attach
 
     if not attach():
         print('error: PtychoPINN-Plugin could not be attached. Run: ptychopinn-plugin doctor')

@@ -15,9 +15,9 @@ logger = logging.getLogger('ptychopinn_plugin')
 def register_plugins(registry: Any) -> None:
     """Attach PtychoPINN-Plugin to the Ptychodus that is starting."""
     try:
-        from ptychopinn_plugin.host.attach import attach
+        from ptychopinn_plugin.host.attachment import attach
     except ModuleNotFoundError as error:
-        if str(error.name).startswith('ptychopinn_plugin'):
+        if error.name == 'ptychopinn_plugin':
             cure = f'Install ptychopinn-plugin, or remove {__file__}'
         else:
             cure = 'Run: pip install --upgrade ptychopinn-plugin'

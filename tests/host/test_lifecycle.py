@@ -1,0 +1,561 @@
+"""Training and reconstruction as Ptychodus calls them, with the toy back end. Clauses LC-."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import shutil
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from ptychodus.api.object import Object, ObjectCenter
+from ptychodus.api.product import Product
+from ptychodus.api.reconstruct import ReconstructInput
+
+from ptychopinn_plugin.archive import load_model
+from ptychopinn_plugin.errors import (
+    ConfigError,
+    DataError,
+    ModelFileError,
+    OutputError,
+    WorkerError,
+)
+from ptychopinn_plugin.files import load_scan, save_scan
+from ptychopinn_plugin.host.attachment import library_of
+from ptychopinn_plugin.scaling import flat_transmission, normalised_probe
+from ptychopinn_plugin.worker import client
+
+from .conftest import PINN, SUPERVISED, set_value
+
+pytestmark = pytest.mark.usefixtures('toy_child')
+
+
+@pytest.fixture
+def reconstructor(loaded):
+    core, _ = loaded
+    return next(iter(library_of(core.processing_core.processing_api)))
+
+
+@pytest.fixture
+def parameters(loaded):
+    core, product = loaded
+    return core.processing_core.processing_api.get_reconstruct_input(
+        product_index=product.get_product_index()
+    )
+
+
+@pytest.fixture
+def trained(loaded, host_folder, tmp_path):
+    """Train for two epochs; return the output folder."""
+    core, product = loaded
+    set_value(core, 'Training', 'Epochs', 2)
+    product.train_reconstructor_local(host_folder, tmp_path, algorithm=PINN, block=True)
+    return tmp_path
+
+
+def children():
+    """Return the processes that this one started and that still run."""
+    found = psutil.Process().children(recursive=True)
+    return [p.pid for p in found if p.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_reconstruct_yields_the_start_and_every_sweep(loaded, small_scan):
+    core, product = loaded
+    set_value(core, 'Reconstruction', 'Sweeps', 3)
+    out = product.reconstruct_local(algorithm=PINN, block=True).get_product()
+    given = product.get_product()
+    assert [v.epoch for v in out.losses] == [0, 1, 2, 3]
+    np.testing.assert_allclose([v.value for v in out.losses], [0.5, 2 / 3, 1 / 3, 0], atol=1e-12)
+    # The toy's last sweep is half of the flat start.
+    np.testing.assert_allclose(out.object_.get_array(), flat_transmission(small_scan) / 2)
+    assert out.object_.get_center() == given.object_.get_center()
+    assert out.object_.get_pixel_geometry() == given.object_.get_pixel_geometry()
+    assert out.object_.dtype == np.complex64
+    np.testing.assert_array_equal(
+        out.probe_positions.get_coordinates_x_m(), given.probe_positions.get_coordinates_x_m()
+    )
+    assert replace(out.metadata, name='') == replace(given.metadata, name='')
+
+
+def test_every_yield_has_its_own_progress_losses_and_picture(reconstructor, parameters, loaded):
+    set_value(loaded[0], 'Reconstruction', 'Sweeps', 4)
+    outputs = list(reconstructor.reconstruct(parameters))
+    assert [o.progress for o in outputs] == [0, 1, 2, 3, 4]
+    assert reconstructor.get_progress_goal() == 4
+    assert [len(o.product.losses) for o in outputs] == [1, 2, 3, 4, 5]
+    pictures = [o.product.object_.get_array() for o in outputs]
+    assert not any(np.array_equal(a, b) for a, b in itertools.pairwise(pictures))
+
+
+def test_no_sweep_at_all_still_moves_the_bar(reconstructor, parameters, loaded):
+    set_value(loaded[0], 'Reconstruction', 'Sweeps', 0)
+    assert reconstructor.get_progress_goal() == 1
+    assert [o.progress for o in reconstructor.reconstruct(parameters)] == [1]
+
+
+def test_the_probe_keeps_its_shape_and_takes_the_scale_of_the_data(reconstructor, parameters):
+    given = parameters.product.probes.get_array()
+    *_, last = reconstructor.reconstruct(parameters)
+    probe = last.product.probes.get_array()
+    factor = probe / given
+    assert np.ptp(np.abs(factor)) < 1e-5 * np.abs(factor).max()
+    scan = load_scan_of(parameters)
+    np.testing.assert_allclose(probe[0], normalised_probe(scan), rtol=1e-5)
+
+
+def load_scan_of(parameters):
+    from ptychopinn_plugin.host.convert import scan_of_input
+
+    return scan_of_input(parameters)
+
+
+def test_the_probe_is_the_sweeps_when_it_is_to_be_updated(reconstructor, parameters, loaded):
+    set_value(loaded[0], 'Reconstruction', 'UpdateProbe', True)
+    *_, last = reconstructor.reconstruct(parameters)
+    probes = last.product.probes
+    assert probes.get_array().shape == parameters.product.probes.get_array().shape
+    assert probes.get_array().dtype == np.complex64
+    assert probes.get_pixel_geometry() == parameters.product.probes.get_pixel_geometry()
+
+
+def moved(parameters, shift_px, shape):
+    """Return the input with its object cut to `shape` and its frame moved by whole pixels."""
+    obj = parameters.product.object_
+    pixel, centre = obj.get_pixel_geometry(), obj.get_center()
+    old_y, old_x = obj.height_px, obj.width_px
+    y = centre.y_m + (shift_px[0] + (shape[0] - old_y) / 2) * pixel.height_m
+    x = centre.x_m + (shift_px[1] + (shape[1] - old_x) / 2) * pixel.width_m
+    made = Object(np.ones(shape, complex), pixel, ObjectCenter(x_m=x, y_m=y))
+    product = Product(
+        parameters.product.metadata,
+        parameters.product.probe_positions,
+        parameters.product.probes,
+        made,
+        [],
+    )
+    return ReconstructInput(parameters.diffraction_patterns, parameters.bad_pixels, product)
+
+
+def test_another_frame_of_the_object_is_kept(reconstructor, parameters):
+    """Positions fall on the same metres, whatever array they are looked at in."""
+    wide = moved(parameters, (-5, -9), (104, 111))
+    *_, last = reconstructor.reconstruct(wide)
+    assert last.product.object_.get_array().shape == (1, 104, 111)
+    assert last.product.object_.get_center() == wide.product.object_.get_center()
+    a, b = load_scan_of(parameters), load_scan_of(wide)
+    np.testing.assert_allclose(b.positions_px - a.positions_px, [[5, 9]] * len(a), atol=1e-6)
+
+
+def test_an_object_that_is_too_small_makes_room(reconstructor, parameters, caplog):
+    """The picture covers the scan, in the same metres."""
+    small = moved(parameters, (20, 20), (40, 40))
+    *_, last = reconstructor.reconstruct(small)
+    obj = last.product.object_
+    assert obj.height_px > 40
+    geometry = obj.get_geometry()
+    y = parameters.product.probe_positions.get_coordinates_y_m()
+    assert geometry.minimum_y_m <= y.min()
+    assert geometry.minimum_y_m + geometry.height_m >= y.max()
+    assert 'reaches beyond' in caplog.text
+
+
+def test_inputs_are_not_touched(reconstructor, parameters):
+    arrays = (
+        parameters.diffraction_patterns,
+        parameters.product.object_.get_array(),
+        parameters.product.probes.get_array(),
+    )
+    before = [a.copy() for a in arrays]
+    list(reconstructor.reconstruct(parameters))
+    for a, b in zip(arrays, before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_without_a_model_the_network_start_is_a_clear_error(loaded, caplog):
+    core, product = loaded
+    set_value(core, 'Reconstruction', 'Start', 'network')
+    with pytest.raises(ConfigError, match=r'no model for the network start.*Load a model'):
+        product.reconstruct_local(algorithm=PINN, block=True)
+    assert 'There is no model' in caplog.text  # the status pane shows records alone
+
+
+def test_errors_reach_the_status_pane(loaded):
+    core, product = loaded
+    set_value(core, 'Reconstruction', 'Start', 'network')
+    with pytest.raises(ConfigError):
+        product.reconstruct_local(algorithm=PINN, block=True)
+    handler = core.processing_core.processing_api.task_monitor.get_log_handler()
+    assert any('[ERROR]' in m and 'There is no model' in m for m in handler.messages())
+
+
+def test_a_setting_that_cannot_be_is_refused_when_the_run_starts(loaded):
+    core, product = loaded
+    set_value(core, 'Runtime', 'Backend', 'theano')
+    with pytest.raises(ConfigError, match=r'backend is not one of its choices.*theano'):
+        product.reconstruct_local(algorithm=PINN, block=True)
+    set_value(core, 'Runtime', 'Backend', 'auto')
+    product.reconstruct_local(algorithm=PINN, block=True)
+
+
+def test_training_writes_model_curve_and_checkpoint_folder(trained, loaded):
+    core, _ = loaded
+    assert {'model.h5.zip', 'training_loss.png'} <= {p.name for p in trained.iterdir()}
+    assert not [p for p in trained.iterdir() if '.part' in p.name]
+    assert load_model(trained / 'model.h5.zip').config.mode == 'pinn'
+    library = library_of(core.processing_core.processing_api)
+    assert [r.is_model_loaded() for r in library] == [True, False]
+
+
+def test_the_supervised_reconstructor_trains_supervised_models(loaded, host_folder, tmp_path):
+    core, product = loaded
+    set_value(core, 'Training', 'Epochs', 1)
+    product.train_reconstructor_local(host_folder, tmp_path, algorithm=SUPERVISED, block=True)
+    assert load_model(tmp_path / 'model.h5.zip').config.mode == 'supervised'
+
+
+def test_train_yields_one_output_per_epoch_with_both_losses(
+    reconstructor, loaded, host_folder, tmp_path
+):
+    set_value(loaded[0], 'Training', 'Epochs', 3)
+    outputs, goals = [], []
+    for output in reconstructor.train(host_folder, tmp_path):
+        outputs.append(output)
+        goals.append(reconstructor.get_progress_goal())
+    assert [o.progress for o in outputs] == [100, 200, 300]
+    assert goals == [300] * 3
+    assert [(v.epoch, v.value) for v in outputs[-1].training_loss] == [
+        (1, 1),
+        (2, 1 / 2),
+        (3, 1 / 3),
+    ]
+    assert [v.value for v in outputs[-1].validation_loss] == [2, 1, 2 / 3]
+    assert reconstructor.get_progress_goal() == 20  # a reconstruction's again
+
+
+def test_the_bar_moves_inside_an_epoch(loaded, host_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv('TOY_STEP_S', '0.15')
+    core, product = loaded
+    set_value(core, 'Training', 'Epochs', 1)
+    monitor = core.processing_core.processing_api.task_monitor
+    seen = []
+    original = monitor.update_progress
+
+    def update(*values):
+        seen.append(values)
+        original(*values)
+
+    monkeypatch.setattr(monitor, 'update_progress', update)
+    product.train_reconstructor_local(host_folder, tmp_path, algorithm=PINN, block=True)
+    values = [progress for progress, goal in seen if goal == 100]
+    assert values == sorted(values)
+    assert len([v for v in values if 0 < v < 100]) >= 3
+
+
+def test_settings_are_read_when_a_run_starts(loaded, host_folder, tmp_path):
+    core, product = loaded
+    for key, value in (
+        ('Epochs', 1),
+        ('BatchSize', 7),
+        ('LearningRate', 0.25),
+        ('Loss', 'amplitude'),
+    ):
+        set_value(core, 'Training', key, value)
+    set_value(core, 'Model', 'Gridsize', 2)
+    product.train_reconstructor_local(host_folder, tmp_path, algorithm=PINN, block=True)
+    model = load_model(tmp_path / 'model.h5.zip')
+    assert (model.config.gridsize, model.config.pattern_size_px) == (2, 32)
+    assert (model.training.epochs, model.training.batch_size) == (1, 7)
+    assert (model.training.learning_rate, model.training.loss) == (0.25, 'amplitude')
+
+
+def test_save_and_load_give_the_same_picture(loaded, trained, tmp_path):
+    core, product = loaded
+    api = core.processing_core.processing_api
+    first = product.reconstruct_local(algorithm=PINN, block=True).get_product()
+    api.save_model_to_file(tmp_path / 'copy.h5.zip', algorithm=PINN)
+    api.load_model_from_file(tmp_path / 'copy.h5.zip', algorithm=SUPERVISED)
+    second = product.reconstruct_local(algorithm=SUPERVISED, block=True).get_product()
+    np.testing.assert_array_equal(first.object_.get_array(), second.object_.get_array())
+
+
+def test_a_refused_model_leaves_the_one_before(reconstructor, trained, tmp_path):
+    before = reconstructor.card.summary()
+    for name, content in (('empty', b''), ('text', b'hello'), ('zip', b'PK\3\4' + bytes(40))):
+        path = tmp_path / f'{name}.h5.zip'
+        path.write_bytes(content)
+        with pytest.raises(ModelFileError, match=name):
+            reconstructor.load_model_from_file(path)
+    assert reconstructor.card.summary() == before
+    assert 'epochs with toy' in before
+
+
+def test_saving_without_a_model_is_an_error(reconstructor, tmp_path):
+    with pytest.raises(ConfigError, match='There is no model to save'):
+        reconstructor.save_model(tmp_path / 'model.h5.zip')
+    assert not (tmp_path / 'model.h5.zip').exists()
+
+
+def stop_when(core, condition):
+    """Press the host's Stop as soon as `condition()`; return the list that gets the time."""
+    pressed = []
+
+    def watch():
+        while not condition():
+            time.sleep(0.01)
+        core.processing_core.processing_api.task_monitor.stop_processing()
+        pressed.append(time.monotonic())
+
+    threading.Thread(target=watch, daemon=True).start()
+    return pressed
+
+
+def test_stop_in_mid_epoch_keeps_the_best_model_so_far(
+    loaded, reconstructor, host_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setenv('TOY_STEP_S', '0.1')
+    core, product = loaded
+    set_value(core, 'Training', 'Epochs', 1000)
+    pressed = stop_when(core, lambda: len(reconstructor.card.history) >= 2)
+    product.train_reconstructor_local(host_folder, tmp_path, algorithm=PINN, block=True)
+    assert time.monotonic() - pressed[0] < 2  # the stop, the model, and the loss curve
+    assert len(load_model(tmp_path / 'model.h5.zip').history) >= 2
+    assert reconstructor.is_model_loaded()
+    assert children() == []
+
+
+def test_stop_in_the_first_epoch_tells_that_there_is_no_model(
+    loaded, reconstructor, host_folder, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setenv('TOY_STEP_S', '30')
+    core, product = loaded
+    pressed = stop_when(core, lambda: children() != [])
+    product.train_reconstructor_local(host_folder, tmp_path, algorithm=PINN, block=True)
+    assert time.monotonic() - pressed[0] < 2
+    assert 'before its first epoch had finished: no model' in caplog.text
+    assert not reconstructor.is_model_loaded()
+    assert not (tmp_path / 'model.h5.zip').exists()
+
+
+def test_closing_the_generator_keeps_the_best_model_so_far(
+    loaded, reconstructor, host_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setenv('TOY_STEP_S', '0.02')
+    set_value(loaded[0], 'Training', 'Epochs', 1000)
+    outputs = reconstructor.train(host_folder, tmp_path)
+    next(outputs)
+    outputs.close()
+    assert reconstructor.is_model_loaded()
+    assert len(load_model(tmp_path / 'model.h5.zip').history) >= 1
+    assert children() == []
+
+
+def test_stop_ends_a_reconstruction_between_sweeps(loaded, monkeypatch):
+    monkeypatch.setenv('TOY_STEP_S', '30')
+    core, product = loaded
+    pressed = stop_when(core, lambda: children() != [])
+    out = product.reconstruct_local(algorithm=PINN, block=True).get_product()
+    assert time.monotonic() - pressed[0] < 2
+    assert len(out.losses) <= 1
+    assert children() == []
+
+
+def test_leaving_the_host_during_a_training_does_not_hang(host_folder, tmp_path, monkeypatch):
+    """The window is closed: the host joins its worker thread."""
+    from ptychodus.model import ModelCore
+
+    monkeypatch.setenv('TOY_STEP_S', '30')
+    with ModelCore(log_level=logging.WARNING) as core:
+        workflow = core.workflow_api
+        diffraction = workflow.load_assembled_diffraction_data(host_folder / 'diffraction.h5')
+        product = workflow.load_product(host_folder / 'product.h5', diffraction=diffraction)
+        product.train_reconstructor_local(host_folder, tmp_path, algorithm=PINN)
+        while not children():
+            time.sleep(0.05)
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 5
+    assert children() == []
+
+
+@pytest.mark.parametrize('seed', range(10))
+def test_a_killed_child_is_an_error_and_the_next_run_works(
+    loaded, reconstructor, host_folder, tmp_path, monkeypatch, seed
+):
+    monkeypatch.setenv('TOY_STEP_S', '0.02')
+    core, product = loaded
+    set_value(core, 'Training', 'Epochs', 1000)
+    set_value(core, 'Reconstruction', 'Sweeps', 1000)
+    moment = np.random.default_rng(seed).uniform(0, 1)
+    killed = []
+
+    def kill():
+        while not children():
+            time.sleep(0.005)
+        time.sleep(moment)
+        os.kill(children()[0], signal.SIGKILL)
+        killed.append(time.monotonic())
+
+    threading.Thread(target=kill, daemon=True).start()
+    run = {
+        0: lambda: product.train_reconstructor_local(
+            host_folder, tmp_path, algorithm=PINN, block=True
+        ),
+        1: lambda: product.reconstruct_local(
+            algorithm=PINN, block=True, output_product_file=tmp_path / 'product.h5'
+        ),
+    }[seed % 2]
+    with pytest.raises(WorkerError, match='signal 9'):
+        run()
+    # The host's own wait for the end of a run ticks once a second.
+    assert time.monotonic() - killed[0] < 1.5
+    left = {p.name for p in tmp_path.rglob('*') if p.is_file()}
+    assert not any('.part' in name or name.startswith('model') for name in left)
+    for file in tmp_path.glob('product*.h5'):
+        from ptychopinn_plugin.files import load_product
+
+        load_product(file)
+    monkeypatch.setenv('TOY_STEP_S', '0')
+    set_value(core, 'Reconstruction', 'Sweeps', 2)
+    out = product.reconstruct_local(algorithm=PINN, block=True).get_product()
+    assert len(out.losses) == 3
+
+
+def test_an_output_folder_that_cannot_be_written_is_refused_at_once(loaded, host_folder, tmp_path):
+    _, product = loaded
+    begun = time.monotonic()
+    with pytest.raises(OutputError, match='Cannot write'):
+        product.train_reconstructor_local(
+            host_folder, tmp_path / 'nowhere', algorithm=PINN, block=True
+        )
+    assert time.monotonic() - begun < 3
+
+
+TRAINING_FOLDERS = {
+    'the host files': (('diffraction.h5', 'product.h5'), ['in'], []),
+    'the training file': (('train_data.npz', 'a.npz', 'diffraction.h5', 'product.h5'),
+                          ['train_data.npz'], []),
+    'with a test file': (('train_data.npz', 'test_data.npz'),
+                         ['train_data.npz'], ['test_data.npz']),
+    'exported files': (('a.npz', 'b.h5', 'c.cxi', 'product.h5', 'diffraction.h5'),
+                       ['a.npz', 'b.h5', 'c.cxi'], []),
+    'exported files and a test file': (('b.npz', 'test_data.npz'), ['b.npz'], ['test_data.npz']),
+    'rubbish beside': (('a.npz', 'notes.txt', 'broken.npz', 'result.npz', 'model.npz'),
+                       ['a.npz'], []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('case', TRAINING_FOLDERS)
+def test_what_an_input_folder_holds_for_a_training(case, host_folder, small_scan, tmp_path):
+    from ptychopinn_plugin.host.training_files import find_training_files
+
+    names, scans, validation = TRAINING_FOLDERS[case]
+    folder = tmp_path / 'in'
+    folder.mkdir()
+    for name in names:
+        if name in ('diffraction.h5', 'product.h5'):
+            shutil.copy(host_folder / name, folder)
+        elif name == 'result.npz':
+            np.savez(folder / name, object=np.ones((4, 4), complex), weight=np.ones((4, 4)))
+        elif name in ('notes.txt', 'broken.npz', 'model.npz'):
+            (folder / name).write_bytes(b'PK\3\4 nothing of the kind')
+        else:
+            save_scan(small_scan, folder / name)
+    found = find_training_files(folder)
+    assert [p.name for p in found.scans] == scans
+    assert [p.name for p in found.validation] == validation
+
+
+@pytest.mark.parametrize('names', [(), ('diffraction.h5',), ('product.h5',), ('test_data.npz',)])
+def test_a_folder_with_nothing_to_train_on_is_refused(
+    names, loaded, host_folder, small_scan, tmp_path
+):
+    _, product = loaded
+    folder = tmp_path / 'in'
+    folder.mkdir()
+    for name in names:
+        if name.endswith('.h5'):
+            shutil.copy(host_folder / name, folder)
+        else:
+            save_scan(small_scan, folder / name)
+    with pytest.raises(DataError, match=r'nothing to train on.*train_data\.npz.*Export training'):
+        product.train_reconstructor_local(folder, tmp_path, algorithm=PINN, block=True)
+    assert not (tmp_path / 'model.h5.zip').exists()
+
+
+def test_the_exported_file_is_what_both_read(loaded, tmp_path, small_scan):
+    core, product = loaded
+    target = tmp_path / 'train_data.npz'
+    product.export_training_data(target, algorithm=PINN)
+    back = load_scan(target)
+    np.testing.assert_array_equal(back.counts, small_scan.counts)
+    np.testing.assert_allclose(back.positions_px, small_scan.positions_px, atol=1e-5)
+    with np.load(target) as stored:
+        assert str(stored['diff3d_scale']) == 'counts'
+        for key in ('xcoords', 'ycoords', 'xcoords_start', 'ycoords_start'):
+            assert stored[key].shape == (120,)
+        np.testing.assert_allclose(stored['xcoords'], small_scan.positions_px[:, 1], atol=1e-5)
+        assert stored['diff3d'].shape == (120, 32, 32)
+        assert stored['probeGuess'].shape == (1, 32, 32)
+        assert stored['objectGuess'].shape == (90, 90)
+        assert not stored['scan_index'].any()  # one object, to the host's own adapters
+    set_value(core, 'Training', 'Epochs', 1)
+    product.train_reconstructor_local(tmp_path, tmp_path, algorithm=PINN, block=True)
+    assert (tmp_path / 'model.h5.zip').exists()
+
+
+def test_bad_pixels_are_filled_in_the_exported_file(reconstructor, parameters, tmp_path):
+    """A reader that ignores `bad_pixels` must not meet the detector's overflow mark."""
+    bad = np.zeros((32, 32), bool)
+    bad[10, 12] = bad[20, 3] = True
+    patterns = np.array(parameters.diffraction_patterns)
+    patterns[:, bad] = np.iinfo(patterns.dtype).max
+    marked = replace(parameters, diffraction_patterns=patterns, bad_pixels=bad)
+    reconstructor.export_training_data(tmp_path / 'a.npz', marked)
+    with np.load(tmp_path / 'a.npz') as stored:
+        np.testing.assert_array_equal(stored['bad_pixels'], bad)
+        good = parameters.diffraction_patterns
+        assert stored['diff3d'].max() <= good.max()
+        np.testing.assert_array_equal(stored['diff3d'][:, ~bad], good[:, ~bad])
+
+
+def test_an_export_without_a_suffix_is_npz(reconstructor, parameters, tmp_path):
+    reconstructor.export_training_data(tmp_path / 'scan', parameters)
+    assert (tmp_path / 'scan.npz').exists()
+
+
+def test_near_field_and_varying_probes_are_told(reconstructor, parameters, caplog):
+    from ptychodus.api.probe import ProbeSequence
+
+    given = parameters.product
+    probes = given.probes.get_array()
+    varying = ProbeSequence(
+        np.concatenate([probes, 0.1 * probes]),
+        np.ones((len(given.probe_positions), 2)),
+        given.probes.get_pixel_geometry(),
+    )
+    metadata = given.metadata
+    if hasattr(metadata, 'far_field'):
+        metadata = replace(metadata, far_field=False)
+    product = Product(metadata, given.probe_positions, varying, given.object_, [])
+    *_, last = reconstructor.reconstruct(replace(parameters, product=product))
+    assert 'varies over the scan (OPR)' in caplog.text
+    assert ('near-field data' in caplog.text) == hasattr(metadata, 'far_field')
+    assert last.product.probes.get_array().shape == (2, 1, 32, 32)
+    assert last.product.probes.get_opr_weights_or_none() is not None
+
+
+def test_an_input_that_cannot_be_is_an_error(reconstructor, parameters):
+    cut = replace(parameters, diffraction_patterns=parameters.diffraction_patterns[:-1])
+    with pytest.raises(DataError, match='Patterns and positions differ in number'):
+        next(reconstructor.reconstruct(cut))
+
+
+def test_the_command_is_the_toys():
+    """These tests would pass with the real back end too, and take an hour."""
+    assert Path(client.COMMAND[-1]).name == 'toy_child.py'
