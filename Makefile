@@ -3,14 +3,24 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SOURCES := pyproject.toml constraints.txt hatch_build.py ptychopinn_plugin/host/shim.py
 
-.PHONY: venv demo test lint bench clean
+# The other supported Ptychodus, in an environment of its own, from the built wheel.
+OTHER := 1.6.0
+OTHER_VENV := .venv-$(OTHER)
+OTHER_STAMP := $(OTHER_VENV)/.installed
+OTHER_TESTS := build/tests-$(OTHER)
+
+export QT_QPA_PLATFORM ?= offscreen
+
+.PHONY: venv demo test test-other lint bench screenshots qt-libraries clean
 venv: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt ptychopinn_plugin/host/shim.py
+$(STAMP): $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[torch,gui,dev]'
+	./.ci/qt-libraries $(BIN)/python
 	touch $@
 
 demo: $(STAMP)
@@ -18,6 +28,23 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+$(OTHER_STAMP): $(SOURCES)
+	$(PYTHON) -m venv $(OTHER_VENV)
+	$(OTHER_VENV)/bin/python -m pip install --quiet --upgrade pip
+	grep -v '^ptychodus==' constraints.txt > $(OTHER_VENV)/constraints.txt
+	$(OTHER_VENV)/bin/python -m pip install --quiet -c $(OTHER_VENV)/constraints.txt \
+		'.[torch,gui,dev]' 'ptychodus[gui]==$(OTHER)'
+	./.ci/qt-libraries $(OTHER_VENV)/bin/python
+	touch $@
+
+# The tests run from a copy, so that the installed wheel is tested and not the checkout.
+test-other: $(OTHER_STAMP)
+	$(OTHER_VENV)/bin/python -m pip install --quiet --no-deps --force-reinstall .
+	rm -rf $(OTHER_TESTS)
+	mkdir -p $(OTHER_TESTS)
+	cp -r tests pyproject.toml $(OTHER_TESTS)
+	cd $(OTHER_TESTS) && $(CURDIR)/$(OTHER_VENV)/bin/python -m pytest tests/host tests/worker
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -28,5 +55,8 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/sweeps.py
 	$(BIN)/python benchmarks/autoencoder.py
 
+screenshots: $(STAMP)
+	$(BIN)/python docs/make_screenshots.py
+
 clean:
-	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OTHER_VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

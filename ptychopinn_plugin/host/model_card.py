@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ptychodus.api.observer import Observable
 
-from .. import archive
-from ..backends.base import Model
-from ..result import Epoch
+if TYPE_CHECKING:
+    from ..backends.base import Model
+    from ..result import Epoch
 
 EXTENSION = '.h5.zip'
 
@@ -30,6 +30,8 @@ class ModelCard(Observable):
 
     def read(self, path: Path) -> None:
         """Take the model of a file; the one before stays when it is refused."""
+        from .. import archive
+
         model, facts = archive.load_model(path), archive.describe_model(path)
         self.model, self.facts, self.path, self.history = model, facts, path, model.history
 

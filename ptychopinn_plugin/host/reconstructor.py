@@ -1,6 +1,7 @@
 """The reconstructor that Ptychodus calls: training and reconstruction in a child process.
 
-The contract is specs/ptychodus_api_spec.md; the host's own is `ptychodus.api.reconstruct`.
+The contract is specs/ptychodus_api_spec.md; the host's is `ptychodus.api.reconstruct`. What a run
+needs is imported when it starts, so that the host's start does not wait for it.
 """
 
 from __future__ import annotations
@@ -8,11 +9,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-from ptychodus.api.product import LossValue
 from ptychodus.api.reconstruct import (
     ReconstructInput,
     ReconstructOutput,
@@ -20,24 +19,17 @@ from ptychodus.api.reconstruct import (
     TrainOutput,
 )
 
-from .. import archive, files
-from ..backends.base import Model
 from ..config import ModelConfig, ReconstructionConfig, RuntimeConfig, TrainingConfig
 from ..errors import ConfigError, PluginError, explain, require
-from ..result import Epoch, Sweep
-from ..scan import Array, Scan
-from ..worker import Event, ReconstructJob, Run, Saved, Started, Step, TrainJob
-from ..worker.protocol import CURVE, MODEL
-from .convert import product_of_sweep, scan_of_input
 from .link import HostLink
 from .model_card import EXTENSION, ModelCard
 from .settings import PluginSettings
-from .training_files import find_training_files
+
+if TYPE_CHECKING:
+    from ..backends.base import Model
+    from ..worker import ReconstructJob, TrainJob
 
 logger = logging.getLogger(__name__)
-
-PROGRESS_PER_EPOCH = 100
-MODEL_FILE, CURVE_FILE, CHECKPOINTS = 'model' + EXTENSION, 'training_loss.png', 'model.training'
 
 
 class NeuralReconstructor(TrainableReconstructor):
@@ -64,11 +56,8 @@ class NeuralReconstructor(TrainableReconstructor):
         """Return the progress of the last yield: of the training that runs, else of a
         reconstruction; never 0, which would hide the Stop button.
         """
-        return self._goal or self._sweeps()
-
-    def _sweeps(self) -> int:
         sweeps: int = self._settings.parameter(ReconstructionConfig, 'sweeps').get_value()
-        return max(sweeps, 1)
+        return self._goal or max(sweeps, 1)
 
     def is_model_loaded(self) -> bool:
         """Tell whether a model was loaded or trained."""
@@ -96,8 +85,10 @@ class NeuralReconstructor(TrainableReconstructor):
 
     def save_model(self, file_path: Path) -> None:
         """Write the loaded model; raises `ConfigError` when there is none."""
+        from ..archive import save_model
+
         with _told():
-            archive.save_model(self._needed_model('to save'), file_path)
+            save_model(self._needed_model('to save'), file_path)
         logger.info('Model saved to %s', file_path)
 
     def get_training_data_file_filter(self) -> str:
@@ -110,11 +101,12 @@ class NeuralReconstructor(TrainableReconstructor):
         It holds the keys that `train` and the host's own PtychoPINN adapters read, and
         `diff3d_scale` says that the patterns are counts.
         """
+        from .runs import export
+
+        target = file_path if file_path.suffix else file_path.with_suffix('.npz')
         with _told():
-            scan = scan_of_input(parameters)
-            target = file_path if file_path.suffix else file_path.with_suffix('.npz')
-            files.save_scan(_for_export(scan), target)
-        logger.info('%d patterns exported to %s, as counts', len(scan), target)
+            patterns = export(parameters, target)
+        logger.info('%d patterns exported to %s, as counts', patterns, target)
 
     def train(self, input_path: Path, output_path: Path) -> Iterator[TrainOutput]:
         """Train on the scans in `input_path`; yield after every epoch.
@@ -123,101 +115,56 @@ class NeuralReconstructor(TrainableReconstructor):
         `model.training`, and takes the model. Stopped, also by closing the generator, it does so
         with the best model of the finished epochs.
         """
-        with _told(), self._training_goal() as training:
-            found = find_training_files(Path(input_path))
+        from .runs import PROGRESS_PER_EPOCH, Training
+
+        with _told():
             output_path = Path(output_path)
-            files.check_target(output_path / MODEL_FILE)
-            job = TrainJob(
-                scans=found.scans,
-                validation=found.validation,
-                model=self._settings.read(ModelConfig, mode=self._mode),
-                training=training,
-                runtime=self._settings.read(RuntimeConfig),
-                checkpoints=output_path / CHECKPOINTS,
-            )
-            with Run(job, self._link.stopping) as run:
-                yield from self._epochs(run, output_path)
-
-    def _epochs(self, run: Run, output_path: Path) -> Iterator[TrainOutput]:
-        history: list[Epoch] = []
-        saved = False
-        try:
-            for event in run:
-                saved |= self._take(event, run, output_path, history)
-                if isinstance(event, Epoch):
-                    yield _train_output(history)
-        except GeneratorExit:
-            run.stop()
-            for event in run:
-                saved |= self._take(event, run, output_path, history)
-            raise
-        finally:
-            self._link.in_foreground(self.card.notify_observers)
-        if saved:
-            run.deliver(CURVE, output_path / CURVE_FILE)
-        else:
-            logger.warning('The training was stopped before its first epoch had finished: no model')
-
-    def _take(self, event: Event, run: Run, output_path: Path, history: list[Epoch]) -> bool:
-        """Deal with an event of a training; tell whether the model is there now."""
-        if isinstance(event, Started):
-            logger.info('Training with %s on %s', event.backend, event.device)
-        elif isinstance(event, Step):
-            progress = int(event.share * self.get_progress_goal())
-            self._link.show_progress(progress, self.get_progress_goal())
-        elif isinstance(event, Epoch):
-            history.append(event)
-            logger.info(
-                'Epoch %d/%d: training loss %.4g, validation loss %.4g, %.1f s',
-                event.number, event.total, event.training_loss, event.validation_loss,
-                event.seconds,
-            )  # fmt: skip
-            self.card.history = tuple(history)
-            self._link.in_foreground(self.card.notify_observers)
-        elif isinstance(event, Saved):
-            run.deliver(MODEL, output_path / MODEL_FILE)
-            self.card.read(output_path / MODEL_FILE)
-            logger.info('Training %s. Model: %s', event.ended, self.card.summary())
-            return True
-        return False
-
-    @contextmanager
-    def _training_goal(self) -> Iterator[TrainingConfig]:
-        training = self._settings.read(TrainingConfig)
-        self._goal = training.epochs * PROGRESS_PER_EPOCH
-        try:
-            yield training
-        finally:
-            self._goal = None
+            job = self._training_job(Path(input_path), output_path)
+            self._goal = job.training.epochs * PROGRESS_PER_EPOCH
+            try:
+                yield from Training(job, output_path, self.card, self._link).outputs()
+            finally:
+                self._goal = None
 
     def reconstruct(self, parameters: ReconstructInput) -> Iterator[ReconstructOutput]:
         """Yield the start (the network's estimate when there is a model), then every sweep.
 
         Raises `ConfigError` when the settings ask for a network and no model is loaded.
         """
+        from .runs import reconstruction
+
         with _told():
-            config = self._settings.read(ReconstructionConfig)
-            model = self.card.model
-            if config.start == 'network':
-                model = self._needed_model('for the network start')
-            elif model is None and config.start == 'auto':
-                logger.info('No model is loaded: the sweeps begin from a flat object')
-            scan = scan_of_input(parameters)
-            job = ReconstructJob(scan, config, self._settings.read(RuntimeConfig), model)
-            losses: list[float] = []
-            with Run(job, self._link.stopping) as run:
-                for event in run:
-                    if isinstance(event, Started):
-                        logger.info('Reconstructing with %s on %s', event.backend, event.device)
-                    elif isinstance(event, Sweep):
-                        losses.append(event.loss)
-                        product = product_of_sweep(
-                            parameters, scan, event, losses, update_probe=config.update_probe
-                        )
-                        # One yield alone is all of the work; the start of several is none of it.
-                        yield ReconstructOutput(product, event.number if event.total else 1)
-            if losses:
-                logger.info('%d sweeps, error %.5f', len(losses) - 1, losses[-1])
+            yield from reconstruction(parameters, self._job(parameters), self._link)
+
+    def _training_job(self, input_path: Path, output_path: Path) -> TrainJob:
+        from ..files import check_target
+        from ..worker import TrainJob
+        from .runs import CHECKPOINTS, MODEL_FILE
+        from .training_files import find_training_files
+
+        found = find_training_files(input_path)
+        check_target(output_path / MODEL_FILE)
+        return TrainJob(
+            scans=found.scans,
+            validation=found.validation,
+            model=self._settings.read(ModelConfig, mode=self._mode),
+            training=self._settings.read(TrainingConfig),
+            runtime=self._settings.read(RuntimeConfig),
+            checkpoints=output_path / CHECKPOINTS,
+        )
+
+    def _job(self, parameters: ReconstructInput) -> ReconstructJob:
+        from ..worker import ReconstructJob
+        from .convert import scan_of_input
+
+        config = self._settings.read(ReconstructionConfig)
+        model = self.card.model
+        if config.start == 'network':
+            model = self._needed_model('for the network start')
+        elif model is None and config.start == 'auto':
+            logger.info('No model is loaded: the sweeps begin from a flat object')
+        runtime = self._settings.read(RuntimeConfig)
+        return ReconstructJob(scan_of_input(parameters), config, runtime, model)
 
     def _needed_model(self, why: str) -> Model:
         require(
@@ -228,14 +175,6 @@ class NeuralReconstructor(TrainableReconstructor):
         )
         assert self.card.model is not None
         return self.card.model
-
-
-def _train_output(history: list[Epoch]) -> TrainOutput:
-    return TrainOutput(
-        training_loss=[LossValue(e.number, e.training_loss) for e in history],
-        validation_loss=[LossValue(e.number, e.validation_loss) for e in history],
-        progress=history[-1].number * PROGRESS_PER_EPOCH,
-    )
 
 
 @contextmanager
@@ -249,20 +188,3 @@ def _told() -> Iterator[None]:
     except Exception:
         logger.exception(explain('Unexpected error', cure='Please report it with this traceback'))
         raise
-
-
-def _for_export(scan: Scan) -> Scan:
-    counts = scan.counts
-    if scan.bad_pixels.any():
-        counts = _inpainted(counts, scan.bad_pixels)
-    # Zeros, as the host writes: to its own adapters every value is another object.
-    return replace(scan, counts=counts, scan_index=np.zeros(len(scan), np.int64))
-
-
-def _inpainted(counts: Array, bad_pixels: Array) -> Array:
-    try:
-        from ptychodus.api.preprocess.diffraction import inpaint_bad_pixels
-    except ImportError:  # 1.6: it exports zeros there
-        return np.where(bad_pixels, counts.dtype.type(0), counts)
-    filled: Array = inpaint_bad_pixels(counts, bad_pixels)
-    return filled

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .. import archive, files
 from ..errors import DataError, explain
-from ..files.formats import DIFFRACTION_FILE, PRODUCT_FILE
+from ..files.pair import DIFFRACTION_FILE, PRODUCT_FILE
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import builtins
 import json
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -235,8 +234,8 @@ def test_doctor_finds_the_plugin_attached():
 @pytest.mark.slow
 def test_the_wheel_carries_the_hook(tmp_path):
     root = Path(__file__).parents[2]
-    if shutil.which('git') is None or not (root / 'pyproject.toml').exists():
-        pytest.fail('the wheel is built from the checkout')
+    if not (root / 'ptychopinn_plugin').is_dir():
+        pytest.skip('the wheel is built from the checkout')
     subprocess.run(
         [sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--wheel-dir', tmp_path,
          root],
@@ -246,6 +245,7 @@ def test_the_wheel_carries_the_hook(tmp_path):
 
     (wheel,) = tmp_path.glob('*.whl')
     with zipfile.ZipFile(wheel) as archive:
+        assert 'ptychopinn_plugin/host/shim.py' in archive.namelist()
         hook = archive.read(f'ptychodus/plugins/{hook_file.HOOK_FILE}')
         assert 'ptychodus/__init__.py' not in archive.namelist()
     assert hook == Path(shim.__file__).read_bytes()

@@ -372,3 +372,9 @@ def test_the_childs_log_is_the_parents(reconstruction, caplog):
     with caplog.at_level(logging.INFO), Run(reconstruction) as run:
         next(iter(run))
     assert 'Back end auto: taking' in caplog.text
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='modes')
+def test_the_data_of_a_run_are_private(reconstruction, toy_child):
+    with Run(reconstruction) as run:
+        assert run.folder.stat().st_mode & 0o777 == 0o700

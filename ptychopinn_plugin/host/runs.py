@@ -1,0 +1,136 @@
+"""A training and a reconstruction: the events of a child process as the host's outputs.
+
+Imported when the first run starts: Ptychodus need not wait for it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from ptychodus.api.product import LossValue
+from ptychodus.api.reconstruct import ReconstructInput, ReconstructOutput, TrainOutput
+
+from .. import files
+from ..result import Epoch, Sweep
+from ..scan import Array, Scan
+from ..worker import Event, ReconstructJob, Run, Saved, Started, Step, TrainJob
+from ..worker.protocol import CURVE, MODEL
+from .convert import product_of_sweep, scan_of_input
+from .link import HostLink
+from .model_card import EXTENSION, ModelCard
+
+logger = logging.getLogger(__name__)
+
+PROGRESS_PER_EPOCH = 100
+MODEL_FILE, CURVE_FILE, CHECKPOINTS = 'model' + EXTENSION, 'training_loss.png', 'model.training'
+
+
+class Training:
+    """A training run: yields after every epoch and leaves its model in the output folder."""
+
+    def __init__(self, job: TrainJob, output_path: Path, card: ModelCard, link: HostLink) -> None:
+        self._job, self._output_path = job, output_path
+        self._card, self._link = card, link
+        self._goal = job.training.epochs * PROGRESS_PER_EPOCH
+        self._history: list[Epoch] = []
+        self._saved = False
+
+    def outputs(self) -> Iterator[TrainOutput]:
+        """Train. Stopped, also by closing this generator, keep the best model so far."""
+        with Run(self._job, self._link.stopping) as run:
+            try:
+                for event in run:
+                    self._take(event, run)
+                    if isinstance(event, Epoch):
+                        yield self._output()
+            except GeneratorExit:
+                run.stop()
+                for event in run:
+                    self._take(event, run)
+                raise
+            finally:
+                self._end(run)
+
+    def _take(self, event: Event, run: Run) -> None:
+        if isinstance(event, Started):
+            logger.info('Training with %s on %s', event.backend, event.device)
+        elif isinstance(event, Step):
+            self._link.show_progress(int(event.share * self._goal), self._goal)
+        elif isinstance(event, Epoch):
+            self._history.append(event)
+            logger.info(
+                'Epoch %d/%d: training loss %.4g, validation loss %.4g, %.1f s',
+                event.number, event.total, event.training_loss, event.validation_loss,
+                event.seconds,
+            )  # fmt: skip
+            self._card.history = tuple(self._history)
+            self._link.in_foreground(self._card.notify_observers)
+        elif isinstance(event, Saved):
+            target = self._output_path / MODEL_FILE
+            run.deliver(MODEL, target)
+            self._card.read(target)
+            self._saved = True
+            logger.info('Training %s. Model: %s', event.ended, self._card.summary())
+
+    def _end(self, run: Run) -> None:
+        if self._saved and (run.folder / CURVE).exists():
+            run.deliver(CURVE, self._output_path / CURVE_FILE)
+        elif not self._history:
+            logger.warning('The training ended before its first epoch had finished: no model')
+        self._link.in_foreground(self._card.notify_observers)
+
+    def _output(self) -> TrainOutput:
+        return TrainOutput(
+            training_loss=[LossValue(e.number, e.training_loss) for e in self._history],
+            validation_loss=[LossValue(e.number, e.validation_loss) for e in self._history],
+            progress=self._history[-1].number * PROGRESS_PER_EPOCH,
+        )
+
+
+def reconstruction(
+    parameters: ReconstructInput, job: ReconstructJob, link: HostLink
+) -> Iterator[ReconstructOutput]:
+    """Yield the product of the start and of every sweep."""
+    losses: list[float] = []
+    update_probe = job.reconstruction.update_probe
+    with Run(job, link.stopping) as run:
+        for event in run:
+            if isinstance(event, Started):
+                logger.info('Reconstructing with %s on %s', event.backend, event.device)
+            elif isinstance(event, Sweep):
+                losses.append(event.loss)
+                product = product_of_sweep(
+                    parameters, job.scan, event, losses, update_probe=update_probe
+                )
+                # One yield alone is all of the work; the start of several is none of it.
+                yield ReconstructOutput(product, event.number if event.total else 1)
+    if losses:
+        logger.info('%d sweeps, error %.5f', len(losses) - 1, losses[-1])
+
+
+def export(parameters: ReconstructInput, target: Path) -> int:
+    """Write a scan for training; return the number of its patterns."""
+    scan = scan_of_input(parameters)
+    files.save_scan(_for_export(scan), target)
+    return len(scan)
+
+
+def _for_export(scan: Scan) -> Scan:
+    counts = scan.counts
+    if scan.bad_pixels.any():
+        counts = _inpainted(counts, scan.bad_pixels)
+    # Zeros, as the host writes: to its own adapters every value is another object.
+    return replace(scan, counts=counts, scan_index=np.zeros(len(scan), np.int64))
+
+
+def _inpainted(counts: Array, bad_pixels: Array) -> Array:
+    try:
+        from ptychodus.api.preprocess.diffraction import inpaint_bad_pixels
+    except ImportError:  # 1.6: it exports zeros there
+        return np.where(bad_pixels, counts.dtype.type(0), counts)
+    filled: Array = inpaint_bad_pixels(counts, bad_pixels)
+    return filled
