@@ -29,11 +29,10 @@ logger = logging.getLogger(__name__)
 def scan_of_input(parameters: ReconstructInput) -> Scan:
     """Return the scan that the host hands over; raises `DataError` where it cannot be one."""
     product = parameters.product
-    positions = product.probe_positions
-    index = np.asarray(positions.get_indexes())
-    positions_m = np.stack(
-        [positions.get_coordinates_y_m(), positions.get_coordinates_x_m()], 1
-    ).astype(np.float64)
+    # Point by point: 1.6 has no arrays of them.
+    points = [(p.index, p.y_m, p.x_m) for p in product.probe_positions]
+    index = np.array([p[0] for p in points], np.int64)
+    positions_m = np.array([p[1:] for p in points], np.float64).reshape(-1, 2)
     stored = np.asarray(parameters.diffraction_patterns)
     if len(stored) != len(positions_m):
         raise DataError(
@@ -92,12 +91,11 @@ def product_of_sweep(
 def _our_product(product: Product) -> files.Product:
     obj, probe = product.object_, product.probes.get_array()
     pixel, centre = obj.get_pixel_geometry(), obj.get_center()
-    positions = product.probe_positions
     return files.Product(
         object=single_layer(obj.get_array()),
         probe=probe[0],
-        position_index=np.asarray(positions.get_indexes()),
-        positions_m=np.empty((0, 2)),  # paired with the patterns by the host already
+        position_index=np.empty(0, np.int64),  # paired with the patterns by the host already
+        positions_m=np.empty((0, 2)),
         pixel_size_m=_size(pixel),
         object_centre_m=(centre.y_m, centre.x_m),
         detector_distance_m=product.metadata.detector_distance_m or None,

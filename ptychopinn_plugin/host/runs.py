@@ -26,6 +26,7 @@ from .model_card import EXTENSION, ModelCard
 logger = logging.getLogger(__name__)
 
 PROGRESS_PER_EPOCH = 100
+INPAINTED_AT_ONCE = 256  # patterns, in float64
 MODEL_FILE, CURVE_FILE, CHECKPOINTS = 'model' + EXTENSION, 'training_loss.png', 'model.training'
 
 
@@ -128,9 +129,17 @@ def _for_export(scan: Scan) -> Scan:
 
 
 def _inpainted(counts: Array, bad_pixels: Array) -> Array:
-    try:
-        from ptychodus.api.preprocess.diffraction import inpaint_bad_pixels
-    except ImportError:  # 1.6: it exports zeros there
-        return np.where(bad_pixels, counts.dtype.type(0), counts)
-    filled: Array = inpaint_bad_pixels(counts, bad_pixels)
+    """Return counts (M, N, N) with the bad pixels continued from their neighbours, as in 1.7."""
+    from skimage.restoration import inpaint_biharmonic
+
+    filled = counts.copy()
+    for start in range(0, len(counts), INPAINTED_AT_ONCE):
+        block = counts[start : start + INPAINTED_AT_ONCE]
+        smooth = inpaint_biharmonic(
+            np.moveaxis(block, 0, -1).astype(np.float64), bad_pixels, channel_axis=-1
+        )
+        values = np.maximum(smooth[bad_pixels].T, 0)
+        filled[start : start + len(block), bad_pixels] = (
+            np.rint(values) if counts.dtype.kind in 'ui' else values
+        )
     return filled

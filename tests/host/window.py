@@ -23,6 +23,7 @@ from PyQt5.QtWidgets import (
     QPushButton,
     QScrollArea,
     QStackedWidget,
+    QWidget,
 )
 
 PINN, SUPERVISED = 'ptychopinn-plugin_pinn', 'ptychopinn-plugin_supervised'
@@ -103,7 +104,7 @@ class Window:
 
     def editor(self, name):
         """Return the widget of a setting, by 'TrainingConfig.epochs'."""
-        return self.panel.findChild(object_class(), name)
+        return self.panel.findChild(QWidget, name)
 
     def label(self, name) -> QLabel:
         """Return a label of the panel."""
@@ -159,13 +160,6 @@ class Window:
         self.view.deleteLater()
         QCoreApplication.sendPostedEvents(None, QEvent.DeferredDelete)
         self.application.processEvents()
-
-
-def object_class():
-    """Return the class of what has a name in a window."""
-    from PyQt5.QtWidgets import QWidget
-
-    return QWidget
 
 
 def pick(box: QComboBox, text: str):

@@ -1,0 +1,121 @@
+"""A scan as the host's two files: DC-3, DC-9, DC-16."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+
+from ptychopinn_plugin.cli import main
+from ptychopinn_plugin.errors import OutputError
+from ptychopinn_plugin.files import load_scan, save_scan
+from ptychopinn_plugin.geometry import pixel_size_m
+from ptychopinn_plugin.scan import Frame, Geometry
+
+PIXEL, CENTRE = (6e-9, 9e-9), (2e-6, -3e-6)
+DETECTOR = pixel_size_m(8000.0, 1.5, PIXEL, 32)
+KNOWN = Geometry(PIXEL, CENTRE, DETECTOR, 1.5, 8000.0)
+
+
+def test_everything_comes_back(small_scan, tmp_path):
+    bad = np.zeros((32, 32), bool)
+    bad[3, 5] = True
+    index = np.arange(120)[::-1] + 7
+    scan = replace(small_scan, geometry=KNOWN, bad_pixels=bad, scan_index=index)
+    save_scan(scan, tmp_path)
+    back = load_scan(tmp_path)
+    for key in ('counts', 'bad_pixels', 'scan_index', 'true_object'):
+        np.testing.assert_array_equal(getattr(back, key), getattr(scan, key))
+    np.testing.assert_allclose(back.positions_px, scan.positions_px, atol=1e-6)
+    np.testing.assert_allclose(back.probe, scan.probe)
+    assert back.frame == scan.frame
+    assert back.geometry.pixel_size_m == pytest.approx(PIXEL)
+    assert back.geometry.object_centre_m == pytest.approx(CENTRE)
+    assert back.geometry.detector_pixel_size_m == pytest.approx(DETECTOR)
+
+
+def test_a_frame_that_begins_elsewhere_comes_back(small_scan, tmp_path):
+    shifted = replace(
+        small_scan,
+        positions_px=small_scan.positions_px + np.array([40, -13]),
+        frame=Frame(small_scan.frame.shape, (40.0, -13.0)),
+    )
+    save_scan(shifted, tmp_path)
+    back = load_scan(tmp_path)
+    np.testing.assert_allclose(back.positions_px, shifted.positions_px, atol=1e-6)
+    assert back.frame == shifted.frame
+
+
+def test_the_host_puts_every_pattern_on_its_pixel(small_scan, tmp_path):
+    from ptychodus.api.io import load_product
+
+    save_scan(replace(small_scan, geometry=KNOWN), tmp_path)
+    product = load_product(tmp_path / 'product.h5')
+    geometry = product.object_.get_geometry()
+    x = np.array([p.x_m for p in product.probe_positions]) - geometry.center_x_m
+    y = np.array([p.y_m for p in product.probe_positions]) - geometry.center_y_m
+    x, y = x / geometry.pixel_width_m, y / geometry.pixel_height_m
+    middle = (np.array(small_scan.frame.shape) - 1) / 2
+    np.testing.assert_allclose(np.stack([y, x], 1) + middle, small_scan.positions_px, atol=1e-6)
+    assert (product.object_.get_array() == 1).all()  # the truth is not given away as a guess
+
+
+@pytest.mark.parametrize(
+    'known',
+    [
+        Geometry(),
+        Geometry(pixel_size_m=PIXEL),
+        Geometry(photon_energy_eV=8000.0, detector_distance_m=1.5),
+        Geometry(None, None, DETECTOR, 1.5, 8000.0),
+        Geometry(PIXEL, None, None, None, 8000.0),
+    ],
+)
+def test_an_incomplete_geometry_is_made_consistent(small_scan, tmp_path, known):
+    save_scan(replace(small_scan, geometry=known), tmp_path)
+    with (
+        h5py.File(tmp_path / 'product.h5') as product,
+        h5py.File(tmp_path / 'diffraction.h5') as diffraction,
+    ):
+        size = tuple(product['object'].attrs[f'pixel_{k}_m'] for k in ('height', 'width'))
+        energy = product.attrs['photon_energy_eV']
+        assert product.attrs['probe_energy_eV'] == energy  # the name before 1.7
+        distance = product.attrs['detector_object_distance_m']
+        attrs = diffraction['patterns'].attrs
+        detector = tuple(attrs[f'detector_pixel_{k}_m'] for k in ('height', 'width'))
+        nominal = 'Nominal' in product.attrs['comments']
+    assert pixel_size_m(energy, distance, detector, 32) == pytest.approx(size)
+    assert nominal == (known.detector_pixel_size_m is None)
+    if known.pixel_size_m or known.detector_pixel_size_m:
+        assert size == pytest.approx(PIXEL)
+
+
+def test_the_energy_of_an_older_host_is_read(small_scan, tmp_path):
+    save_scan(replace(small_scan, geometry=KNOWN), tmp_path)
+    with h5py.File(tmp_path / 'product.h5', 'a') as product:
+        del product.attrs['photon_energy_eV']
+    assert load_scan(tmp_path).geometry.photon_energy_eV == 8000.0
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(small_scan, tmp_path, monkeypatch):
+    def refuse(self, *args, **kwargs):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('pathlib.Path.touch', refuse)
+    with pytest.raises(OutputError, match='No space left'):
+        save_scan(small_scan, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_convert_and_simulate_make_the_folder(small_scan, tmp_path, capsys):
+    save_scan(small_scan, tmp_path / 'scan.npz')
+    assert main(['convert', str(tmp_path / 'scan.npz'), str(tmp_path / 'pair')]) == 0
+    assert {p.name for p in (tmp_path / 'pair').iterdir()} == {'diffraction.h5', 'product.h5'}
+    np.testing.assert_array_equal(load_scan(tmp_path / 'pair').counts, small_scan.counts)
+    assert main(['convert', str(tmp_path / 'pair'), str(tmp_path / 'back.npz')]) == 0
+    np.testing.assert_array_equal(load_scan(tmp_path / 'back.npz').counts, small_scan.counts)
+    argv = ['simulate', str(tmp_path / 'made'), '--patterns', '20', '--object-size-px', '100']
+    assert main(argv) == 0
+    assert len(load_scan(tmp_path / 'made')) == 20
+    assert main(['convert', str(tmp_path / 'scan.npz'), str(tmp_path / 'no' / 'where')]) == 1
