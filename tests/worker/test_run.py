@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from ptychopinn_plugin import pipeline
@@ -41,12 +42,7 @@ TESTS = Path(__file__).parents[1]
 
 
 def alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    state = Path(f'/proc/{pid}/stat')
-    return not state.exists() or state.read_text().rpartition(')')[2].split()[0] != 'Z'
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 def wait_until(condition, seconds=5.0):
@@ -241,6 +237,7 @@ def test_a_frozen_training_does_not_hold_up_the_stop(training, toy_child, monkey
         for event in run:
             if isinstance(event, Epoch):
                 os.kill(run.pid, signal.SIGSTOP)
+                wait_until(lambda: psutil.Process(run.pid).status() == psutil.STATUS_STOPPED)
                 run.stop()
                 begun = time.monotonic()
         assert time.monotonic() - begun < 2
