@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ptychopinn_plugin.backends.torch import batches
-from ptychopinn_plugin.backends.torch.batches import Batches, source
+from ptychopinn_plugin import batching
+from ptychopinn_plugin.batching import Batches, source
 from ptychopinn_plugin.errors import BackendUnavailableError
 
 
 def corners(dataset):
-    return [b.corner_px.numpy().tolist() for b in dataset]
+    return [b.corner_px.tolist() for b in dataset]
 
 
 @pytest.mark.parametrize('channels', [1, 4])
@@ -19,8 +19,8 @@ def test_every_pattern_leads_a_group_once(small_scan, channels):
     dataset = Batches([source(small_scan)], channels, 16, seed=0)
     seen = list(dataset)
     assert len(seen) == len(dataset)
-    first = np.concatenate([b.corner_px.numpy()[::channels] for b in seen])
-    everything = source(small_scan).corner_px.numpy()
+    first = np.concatenate([b.corner_px[::channels] for b in seen])
+    everything = source(small_scan).corner_px
     assert sorted(map(tuple, first)) == sorted(map(tuple, everything))
 
 
@@ -42,12 +42,12 @@ def test_fixed_batches_do_not_change(small_scan):
 def test_batch_holds_what_the_scan_holds(small_scan):
     made = source(small_scan)
     groups = np.array([[3, 5], [7, 1]])
-    part = batches.batch(made, groups)
+    part = batching.batch(made, groups)
     assert part.inputs.shape == (2, 2, 32, 32)
     rows = groups.reshape(-1)
-    np.testing.assert_array_equal(part.counts.numpy(), small_scan.counts[rows])
+    np.testing.assert_array_equal(part.counts, small_scan.counts[rows])
     np.testing.assert_allclose(
-        part.inputs.reshape(4, 32, 32).numpy() ** 2 / made.scale**2, part.counts, rtol=1e-5
+        part.inputs.reshape(4, 32, 32) ** 2 / made.scale**2, part.counts, rtol=1e-5
     )
     np.testing.assert_array_equal(part.corner_px, made.corner_px[rows])
 
@@ -75,7 +75,7 @@ def test_training_sees_new_batches_every_epoch(small_scan, tmp_path, monkeypatch
     def watch(self):
         for made in original(self):
             if not self.fixed:
-                seen.append((self.epoch, made.corner_px.numpy().tolist()))
+                seen.append((self.epoch, made.corner_px.tolist()))
             yield made
 
     monkeypatch.setattr(Batches, '__iter__', watch)

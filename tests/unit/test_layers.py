@@ -20,16 +20,17 @@ LAYERS = {
     **dict.fromkeys(('config', 'scan', 'result'), 1),
     **dict.fromkeys(
         (
-            'atomic', 'geometry', 'grouping', 'scaling', 'reference', 'plan', 'simulate', 'metrics',
-            'files', 'archive', 'manifest', 'weights_file', 'report', 'backends',
+            'atomic', 'batching', 'geometry', 'grouping', 'scaling', 'reference', 'plan',
+            'simulate', 'metrics', 'files', 'archive', 'manifest', 'weights_file', 'report',
+            'backends',
             'backends.base', 'backends.registry',
         ),
         2,
     ),
-    **dict.fromkeys(('backends.torch', 'backends.tensorflow', 'testing'), 3),
+    **dict.fromkeys(('backends.torch', 'backends.tensorflow'), 3),
     'pipeline': 4,
     'worker': 5,
-    **dict.fromkeys(('cli', 'host', '__main__'), 6),
+    **dict.fromkeys(('cli', 'host', 'testing', '__main__'), 6),
 }  # fmt: skip
 
 FRAMEWORKS = {
@@ -38,7 +39,8 @@ FRAMEWORKS = {
     'pytorch_lightning': ('backends.torch',),
     'tensorflow': ('backends.tensorflow',),
     'keras': ('backends.tensorflow',),
-    'ptychodus': ('host',),
+    'ptychodus': ('host', 'testing'),
+    'pytest': ('testing',),
     'PyQt5': ('host.panel',),
     'PyQt6': ('host.panel',),
 }
@@ -123,7 +125,7 @@ def judge(module: str, target: str, late: bool, unread: bool, package: str) -> s
         if inside(module, LATE.get(top, ())):
             return '' if late else f'{top} may only be imported inside a function here'
         return f'{top} may only be imported in {", ".join(FRAMEWORKS[top])}'
-    if top in LATE_EVERYWHERE and not late and not inside(module, ('backends.torch',)):
+    if top in LATE_EVERYWHERE and not late and not inside(module, ('backends.torch', 'host.panel')):
         return f'{top} may only be imported inside a function'
     return ''
 

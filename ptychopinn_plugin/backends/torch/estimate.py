@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...batching import batch, source
 from ...grouping import neighbour_groups
 from ...plan import plan
 from ...result import ObjectImage
@@ -18,7 +19,7 @@ from ...scaling import flat_transmission
 from ...scan import Scan
 from ..base import Model
 from . import physics
-from .batches import batch, source
+from .batches import tensors
 from .network import Autoencoder
 from .weights import import_weights
 
@@ -42,9 +43,9 @@ def estimate(scan: Scan, model: Model, device: torch.device) -> ObjectImage:
     shape = scan.frame.shape
     canvas = torch.zeros(shape[0] * shape[1], dtype=torch.complex64, device=device)
     total = torch.zeros(shape[0] * shape[1], device=device)
-    probe = made.probe.to(device)
+    probe = torch.from_numpy(made.probe).to(device)
     for start in range(0, len(groups), size):
-        part = batch(made, groups[start : start + size]).to(device)
+        part = tensors(batch(made, groups[start : start + size])).to(device)
         light = physics.intensity(physics.shift_probe(probe, part.shift_px))
         patches = network(part.inputs).flatten(0, 1)
         index = physics.pixels(part.corner_px, scan.side_px, shape[1])

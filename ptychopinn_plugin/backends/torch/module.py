@@ -30,17 +30,17 @@ class PatchModule(pl.LightningModule):
         """Return the mean loss of a batch."""
         patches = self.network(batch.inputs).flatten(0, 1)
         source = batch.source
-        probes = physics.shift_probe(source.probe.to(self.device), batch.shift_px)
+        probe, good = (torch.from_numpy(a).to(self.device) for a in (source.probe, source.good))
+        probes = physics.shift_probe(probe, batch.shift_px)
         light = physics.intensity(probes)
         if self.mode == 'supervised':
             assert source.truth is not None
-            truth = physics.extract(
-                source.truth.to(self.device), batch.corner_px, patches.shape[-1]
-            )
+            known = torch.from_numpy(source.truth).to(self.device)
+            truth = physics.extract(known, batch.corner_px, patches.shape[-1])
             return patch_loss(patches, truth, light)
         expected = physics.diffract(on_one_canvas(patches, light, batch.corner_px), probes)
         loss = LOSSES[self.training_config.loss]
-        return loss(expected, batch.counts, source.good.to(self.device))
+        return loss(expected, batch.counts, good)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Return the loss; Lightning averages it over the epoch."""

@@ -15,19 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 from torch.utils.data import DataLoader
 
+from ...batching import datasets
 from ...config import ModelConfig, TrainingConfig
 from ...errors import BackendUnavailableError, ConfigError, TrainingError, explain
-from ...grouping import Rows
 from ...result import Epoch
 from ...scan import Scan
 from ..base import EpochCallback, Model, StepCallback, StopTraining
-from .batches import Batches, Source, source
+from .batches import Batches
 from .module import PatchModule
 from .weights import export_weights, import_weights
 
@@ -130,7 +129,10 @@ def train(
         module = PatchModule(model, training)
     if initial is not None:
         import_weights(module.network, initial.weights)
-    train_set, validation_set = _datasets(scans, validation, model, training)
+    train_set, validation_set = (
+        None if d is None else Batches(d) for d in datasets(scans, validation, model, training)
+    )
+    assert train_set is not None
     if not resume:
         _clear(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -149,35 +151,6 @@ def train(
         ended = str(reason) or 'stopped'
         log.warning('%s; the best model so far is kept', ended)
     return _best(folder, model, training, reporter, scans, ended)
-
-
-def _datasets(
-    scans: Sequence[Scan], validation: Sequence[Scan], model: ModelConfig, training: TrainingConfig
-) -> tuple[Batches, Batches | None]:
-    supervised, channels = model.mode == 'supervised', model.gridsize**2
-    held: list[Source] = [source(s, supervised=supervised) for s in validation]
-    used: list[Source] = []
-    for number, scan in enumerate(scans):
-        rows, out = split(len(scan), 0.0 if validation else training.validation_fraction, channels,
-                          training.seed + number)  # fmt: skip
-        made = source(scan, rows, supervised=supervised)
-        used.append(made)
-        if len(out):
-            held.append(Source(**{**vars(made), 'rows': out}))
-    size = max(1, training.batch_size)
-    train_set = Batches(used, channels, size, training.seed)
-    return train_set, Batches(held, channels, size, training.seed, fixed=True) if held else None
-
-
-def split(m: int, fraction: float, channels: int, seed: int) -> tuple[Rows, Rows]:
-    """Return (training, held-out) rows of a scan; nothing is held out when too few patterns would
-    be left.
-    """
-    count = round(m * fraction)
-    if count < channels or m - count < max(channels, count):
-        return np.arange(m), np.arange(0)
-    order = np.random.default_rng([seed, 7]).permutation(m)
-    return np.sort(order[count:]), np.sort(order[:count])
 
 
 def _trainer(
