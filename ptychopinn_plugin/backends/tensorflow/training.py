@@ -1,0 +1,252 @@
+"""Training: checkpoints, early stopping, resuming, and an `Epoch` for every epoch.
+
+A checkpoint is one NPZ of weights, both moments of Adam, epoch and history, written whole or not at
+all and read without pickle.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...atomic import atomic_path
+from ...batching import Batches, datasets
+from ...config import ModelConfig, TrainingConfig
+from ...errors import ConfigError, TrainingError, explain
+from ...result import Epoch
+from ...scan import Scan
+from ..base import EpochCallback, Model, StepCallback, StopTraining
+from .schedule import Rate
+from .step import PatchModule, arguments
+from .weights import export_weights, import_weights
+
+log = logging.getLogger(__name__)
+
+LAST, BEST = 'last.npz', 'best.npz'
+
+
+class Trainer:
+    """The state of a training and its epochs."""
+
+    def __init__(
+        self,
+        module: PatchModule,
+        training: TrainingConfig,
+        folder: Path,
+        on_epoch: EpochCallback,
+        on_step: StepCallback,
+    ) -> None:
+        self.module, self.training, self.folder = module, training, folder
+        self.on_epoch, self.on_step = on_epoch, on_step
+        self.rate = Rate(training)
+        self.history: list[Epoch] = []
+        self.best = math.inf
+        self.best_epoch = 0
+
+    def run(self, train_set: Batches, validation_set: Batches | None) -> str:
+        """Train until the last epoch or until it no longer improves; return why it ended."""
+        while len(self.history) < self.training.epochs:
+            self._epoch(train_set, validation_set)
+            if self.training.patience and self._stale() >= self.training.patience:
+                return 'no longer improving'
+        return 'finished'
+
+    def _epoch(self, train_set: Batches, validation_set: Batches | None) -> None:
+        begun, number = time.perf_counter(), len(self.history)
+        train_set.epoch = number
+        rate = self.rate.value
+        training_loss = self._pass(train_set, rate)
+        validation_loss = math.nan if validation_set is None else self._validate(validation_set)
+        epoch = Epoch(
+            number + 1, self.training.epochs, training_loss, validation_loss, rate,
+            time.perf_counter() - begun,
+        )  # fmt: skip
+        self.history.append(epoch)
+        watched = training_loss if validation_set is None else validation_loss
+        self.rate.step(number + 1, watched)
+        if watched < self.best:
+            self.best, self.best_epoch = watched, number + 1
+            self.save(BEST)
+        self.save(LAST)
+        self._log(epoch)
+        self.on_epoch(epoch)
+
+    def _pass(self, batches: Batches, rate: float) -> float:
+        total, seen, count = 0.0, 0, len(batches)
+        for number, batch in enumerate(batches):
+            loss = float(self.module.train(*arguments(batch), np.float32(rate)))
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    explain(
+                        'Training stopped: the loss is not finite',
+                        received=f'loss={loss} in epoch {len(self.history) + 1}',
+                        cure='Lower the learning rate',
+                    )
+                )
+            total, seen = total + loss * len(batch.counts), seen + len(batch.counts)
+            self.on_step((len(self.history) + (number + 1) / count) / self.training.epochs)
+        return total / seen
+
+    def _validate(self, batches: Batches) -> float:
+        losses = [(float(self.module.loss(*arguments(b))), len(b.counts)) for b in batches]
+        return sum(loss * n for loss, n in losses) / sum(n for _, n in losses)
+
+    def _stale(self) -> int:
+        return len(self.history) - self.best_epoch
+
+    def save(self, name: str) -> None:
+        """Write a checkpoint."""
+        arrays: dict[str, Any] = export_weights(self.module.network)
+        arrays |= {f'first.{i}': m.numpy() for i, m in enumerate(self.module.first)}
+        arrays |= {f'second.{i}': v.numpy() for i, v in enumerate(self.module.second)}
+        arrays['steps'] = self.module.steps.numpy()
+        arrays['history'] = np.array([list(vars(e).values()) for e in self.history])
+        arrays['best'] = np.array([self.best, self.best_epoch])
+        arrays['rate'] = np.array(self.rate.state())
+        with atomic_path(self.folder / name) as part, open(part, 'wb') as stream:
+            np.savez(stream, **arrays)
+
+    def load(self, name: str) -> None:
+        """Go on from a checkpoint."""
+        with np.load(self.folder / name, allow_pickle=False) as arrays:
+            import_weights(self.module.network, dict(arrays))
+            for i, (m, v) in enumerate(zip(self.module.first, self.module.second, strict=True)):
+                m.assign(arrays[f'first.{i}'])
+                v.assign(arrays[f'second.{i}'])
+            self.module.steps.assign(arrays['steps'])
+            self.history = [_epoch(row) for row in arrays['history']]
+            self.best, self.best_epoch = float(arrays['best'][0]), int(arrays['best'][1])
+            self.rate.restore(arrays['rate'])
+
+    def _log(self, epoch: Epoch) -> None:
+        if self.training.logger == 'csv':
+            _log_csv(self.folder / 'csv' / 'metrics.csv', epoch)
+        else:
+            LOGGERS[self.training.logger](self.folder, epoch)
+
+
+def train(
+    scans: Sequence[Scan],
+    validation: Sequence[Scan],
+    model: ModelConfig,
+    training: TrainingConfig,
+    folder: Path,
+    on_epoch: EpochCallback,
+    on_step: StepCallback,
+    *,
+    initial: Model | None = None,
+    resume: bool = False,
+) -> Model:
+    """Train a network on scans; see `base.Backend.train`."""
+    last = folder / LAST
+    if resume and not last.is_file():
+        raise ConfigError(
+            explain(
+                'There is no training to resume', expected=f'{last}', cure='Train without resume'
+            )
+        )
+    # All that can be refused comes first: an earlier training's checkpoints are cleared after it.
+    module = PatchModule(model, training)
+    if initial is not None:
+        import_weights(module.network, initial.weights)
+    train_set, validation_set = datasets(scans, validation, model, training)
+    if not resume:
+        _clear(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(module, training, folder, on_epoch, on_step)
+    if resume:
+        trainer.load(LAST)
+    try:
+        ended = trainer.run(train_set, validation_set)
+    except (StopTraining, TrainingError) as reason:
+        if not (folder / BEST).is_file():
+            raise TrainingError(
+                f'{reason or "Stopped"} (before the first epoch had finished)'
+            ) from reason
+        ended = str(reason) or 'stopped'
+        log.warning('%s; the best model so far is kept', ended)
+    return _best(trainer, model, training, scans, ended)
+
+
+def _best(
+    trainer: Trainer,
+    model: ModelConfig,
+    training: TrainingConfig,
+    scans: Sequence[Scan],
+    ended: str,
+) -> Model:
+    """Return the model of the best checkpoint."""
+    history = tuple(trainer.history)
+    trainer.load(BEST)
+    return Model(
+        config=model,
+        weights=export_weights(trainer.module.network),
+        training=training,
+        history=history,
+        writer='tensorflow',
+        summary={
+            'scans': [s.name for s in scans],
+            'patterns': sum(len(s) for s in scans),
+            'best_epoch': trainer.best_epoch,
+            'ended': ended,
+        },
+    )
+
+
+def _epoch(row: Any) -> Epoch:
+    number, total, *rest = row.tolist()
+    return Epoch(int(number), int(total), *rest)
+
+
+def _log_csv(file: Path, epoch: Epoch) -> None:
+    new = not file.exists()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open('a', newline='') as stream:
+        writer = csv.writer(stream)
+        if new:
+            writer.writerow(vars(epoch))
+        writer.writerow(vars(epoch).values())
+
+
+def _log_tensorboard(folder: Path, epoch: Epoch) -> None:
+    import tensorflow as tf
+
+    writer = tf.summary.create_file_writer(str(folder / 'tensorboard'))
+    with writer.as_default(step=epoch.number):
+        for name in ('training_loss', 'validation_loss', 'learning_rate'):
+            tf.summary.scalar(name, getattr(epoch, name))
+    writer.close()
+
+
+def _log_mlflow(folder: Path, epoch: Epoch) -> None:
+    from ...errors import BackendUnavailableError
+
+    try:
+        import mlflow
+    except ModuleNotFoundError as error:
+        raise BackendUnavailableError(
+            explain('The logger mlflow is not installed', cure='Run: pip install mlflow')
+        ) from error
+    mlflow.set_tracking_uri(str(folder / 'mlflow'))
+    if mlflow.active_run() is None:
+        mlflow.set_experiment('ptychopinn-plugin')
+    names = ('training_loss', 'validation_loss', 'learning_rate')
+    mlflow.log_metrics({name: getattr(epoch, name) for name in names}, step=epoch.number)
+
+
+LOGGERS = {'tensorboard': _log_tensorboard, 'mlflow': _log_mlflow}
+
+
+def _clear(folder: Path) -> None:
+    """Remove an earlier training's checkpoints and log: best.npz of another run must never be taken
+    for ours.
+    """
+    for name in (LAST, BEST, 'csv/metrics.csv'):
+        (folder / name).unlink(missing_ok=True)
