@@ -52,8 +52,8 @@ def scan_of_input(parameters: ReconstructInput) -> Scan:
     bad = parameters.bad_pixels
     patterns = files.Patterns(stored, index, None if bad is None else np.asarray(bad, bool))
     ours = _our_product(product)
-    side_px = stored.shape[-1] if stored.ndim else 0
-    if not fits(ours.pixels(positions_m), side_px, Frame(ours.object.shape)):
+    usable = stored.ndim == 3 and len(stored) > 0  # the scan refuses what is not
+    if usable and not fits(ours.pixels(positions_m), stored.shape[-1], Frame(ours.object.shape)):
         # The object is not where the sweeps begin: one that is too small only has to make room.
         ours = replace(ours, object=np.ones_like(ours.object))
     return files.scan_of(patterns, positions_m, ours, 'auto', product.metadata.name)
@@ -90,7 +90,17 @@ def product_of_sweep(
 
 def _our_product(product: Product) -> files.Product:
     obj, probe = product.object_, product.probes.get_array()
-    pixel, centre = obj.get_pixel_geometry(), obj.get_center()
+    try:
+        pixel, centre = obj.get_pixel_geometry(), obj.get_center()
+    except ValueError as error:
+        raise DataError(
+            explain(
+                'The object of the product has no place',
+                expected='a pixel geometry and a centre',
+                received=str(error),
+                cure='Make an object for the product first',
+            )
+        ) from error
     return files.Product(
         object=single_layer(obj.get_array()),
         probe=probe[0],

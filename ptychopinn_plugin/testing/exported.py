@@ -1,6 +1,5 @@
 """What the host's own adapters read from an NPZ file with training data."""
 
-# ruff: noqa: TID253
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -1,6 +1,5 @@
 """What a reconstruction must hand back as it was given: everything but object, probe and losses."""
 
-# ruff: noqa: TID253
 from __future__ import annotations
 
 import math

@@ -1,6 +1,5 @@
 """The contract of an algorithm inside a running Ptychodus: HO-1 to HO-3."""
 
-# ruff: noqa: TID253
 from __future__ import annotations
 
 import logging

@@ -4,7 +4,6 @@ NumPy alone, and the host's geometry: `x_px = (x_m - centre_x_m) / width_m + (W 
 probe's middle at `(N - 1) / 2`, zero frequency of a pattern at `[N // 2, N // 2]`.
 """
 
-# ruff: noqa: TID253
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping

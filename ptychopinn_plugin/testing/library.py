@@ -1,6 +1,5 @@
 """The contract of a `ReconstructorLibrary`: LB-1 to LB-5."""
 
-# ruff: noqa: TID253
 from __future__ import annotations
 
 import ast

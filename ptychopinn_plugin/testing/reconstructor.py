@@ -1,6 +1,5 @@
 """The contract of a `Reconstructor`: RC-1 to RC-17."""
 
-# ruff: noqa: TID253
 from __future__ import annotations
 
 import itertools

@@ -1,6 +1,5 @@
 """A run as the host makes it, and what could be seen of it at each of its yields."""
 
-# ruff: noqa: TID253
 from __future__ import annotations
 
 import logging

@@ -1,6 +1,5 @@
 """The contract of a `TrainableReconstructor`: TC-1 to TC-15, and all of a `Reconstructor`'s."""
 
-# ruff: noqa: TID253
 from __future__ import annotations
 
 import itertools

@@ -30,6 +30,8 @@ POLL_S = 0.05
 HEAR_S = 2.0  # for a child to say that it heard the stop
 FINISH_S = 20.0  # for a stopped training to save its best model
 TAIL_BYTES = 16_384
+# Where libraries put temporary files: into the job's folder, which goes with the job.
+TEMPORARY = ('TMPDIR', 'TEMP', 'TMP')
 TAIL_LINES = 20
 
 
@@ -244,7 +246,7 @@ def _spawn(folder: Path) -> subprocess.Popen[bytes]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, 'PYTHONPATH': paths},
+            env={**os.environ, 'PYTHONPATH': paths, **dict.fromkeys(TEMPORARY, str(folder))},
             start_new_session=True,  # Ctrl-C in the terminal is for the parent
         )
     except OSError as error:

@@ -111,7 +111,6 @@ def ours(name, start, *, sweeps=5):
 
 class OurContract(TrainableReconstructorContract):
     logger_name = 'ptychopinn_plugin'
-    may_leave = ('torchinductor_*',)  # the cache that PyTorch keeps for all processes of a user
     mode = 'PINN'
 
     def make_reconstructor(self):

@@ -27,14 +27,13 @@ from . import window as gui  # it chooses Qt's platform before Qt is imported
 from .window import PINN, SUPERVISED, Window, pick
 
 from PyQt5.QtCore import QPoint, Qt  # isort: skip
+from PyQt5.QtGui import QImage  # isort: skip
 from PyQt5.QtTest import QTest  # isort: skip
 from PyQt5.QtWidgets import QCheckBox, QComboBox, QLabel, QLineEdit, QSpinBox, QToolButton, QWidget  # isort: skip
 
 # Stop, and the end of a run, are seen at the ticks of the host's timer.
 TICK_S = 1.0
-SETTINGS = [
-    (c, f, s) for c in CONFIGS for f, s in declared(c) if f.name not in DECIDED_ELSEWHERE
-]
+SETTINGS = [(c, f, s) for c in CONFIGS for f, s in declared(c) if f.name not in DECIDED_ELSEWHERE]
 ADVANCED = [f'{c.__name__}.{f.name}' for c, f, s in SETTINGS if s.advanced]
 
 
@@ -364,17 +363,11 @@ def test_train_then_infer(window, training_folder, monkeypatch):
     assert [list(line.get_ydata()) for line in lines()] == [
         pytest.approx([k / n for n in range(1, 5)]) for k in (1, 2)
     ]
-    infer(window)
-
-
-def infer(window):
     before = window.products.count()
-    window.editor('ReconstructionConfig.sweeps').setValue(3)
-    window.click('Infer')
+    window.infer(sweeps=3, seconds=20)
     assert window.products.count() == before + 1
     assert PINN in window.products.currentText()
-    window.wait(lambda: len(window.status.axes.get_lines()[0].get_xdata()) == 4)
-    assert list(window.status.axes.get_lines()[0].get_xdata()) == [0, 1, 2, 3]
+    assert window.plotted_losses() == [0, 1, 2, 3]
 
 
 @pytest.mark.usefixtures('toy_child')
@@ -589,3 +582,32 @@ def test_without_validation_there_is_one_curve(window):
     card.notify_observers()
     window.wait(lambda: len(box.axes.get_lines()) > 0)
     assert [line.get_label() for line in box.axes.get_lines()] == ['Training']
+
+
+# --- Pictures
+
+
+@pytest.mark.slow
+def test_the_pictures_of_the_documentation_with_pytorch(window, training_folder, tmp_path):
+    """What docs/make_screenshots.py does, on a small scan."""
+    panel, result = tmp_path / 'panel.png', tmp_path / 'infer.png'
+    window.train(training_folder, epochs=2, filters=1, seconds=120)
+    window.infer(sweeps=3, seconds=60)
+    window.scroll_area.ensureWidgetVisible(window.box('Training loss'))
+    window.picture(panel)
+    assert 'epochs with torch' in window.label('model_summary').text()
+    canvas = window.box('Training loss').canvas
+    corner = canvas.mapTo(window.view, canvas.rect().topLeft())
+    assert colours(panel, corner.x(), corner.y(), canvas.width(), canvas.height()) > 30
+    window.show_object('Amplitude')
+    window.picture(result)
+    image = window.view.object_image_view.image_widget
+    corner = image.mapTo(window.view, image.rect().topLeft())
+    assert colours(result, corner.x(), corner.y(), image.width(), image.height()) > 30
+
+
+def colours(path, *rectangle):
+    """Return how many colours a part of a picture has."""
+    part = QImage(str(path)).copy(*rectangle)
+    assert not part.isNull()
+    return len({part.pixel(x, y) for x in range(part.width()) for y in range(part.height())})

@@ -557,3 +557,41 @@ def test_an_input_that_cannot_be_is_an_error(reconstructor, parameters):
 def test_the_command_is_the_toys():
     """These tests would pass with the real back end too, and take an hour."""
     assert Path(client.COMMAND[-1]).name == 'toy_child.py'
+
+
+def test_what_libraries_leave_goes_with_the_run(reconstructor, parameters, monkeypatch, tmp_path):
+    """PyTorch keeps a cache in the temporary folder; the child's is the job's own."""
+    from ptychopinn_plugin.config import ReconstructionConfig, RuntimeConfig
+    from ptychopinn_plugin.host.convert import scan_of_input
+    from ptychopinn_plugin.worker import ReconstructJob, Run
+
+    job = ReconstructJob(scan_of_input(parameters), ReconstructionConfig(sweeps=0), RuntimeConfig())
+    with Run(job) as run:
+        environment = Path(f'/proc/{run.pid}/environ')
+        if not environment.exists():
+            pytest.skip('the environment of a process cannot be read here')
+        assert f'TMPDIR={run.folder}'.encode() in environment.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ('spoil', 'message'),
+    [
+        (lambda p: Product(p.metadata, p.probe_positions, p.probes, Object(None, None, None), []),
+         'The object of the product has no place'),
+        (lambda p: Product(p.metadata, type(p.probe_positions)([]), p.probes, p.object_, []),
+         'Patterns and positions differ in number'),
+    ],
+)  # fmt: skip
+def test_a_product_that_cannot_be_is_a_data_error(reconstructor, parameters, spoil, message):
+    with pytest.raises(DataError, match=message):
+        next(reconstructor.reconstruct(replace(parameters, product=spoil(parameters.product))))
+
+
+def test_no_pattern_at_all_is_a_data_error(reconstructor, parameters):
+    product = parameters.product
+    empty = Product(
+        product.metadata, type(product.probe_positions)([]), product.probes, product.object_, []
+    )
+    nothing = ReconstructInput(parameters.diffraction_patterns[:0], None, empty)
+    with pytest.raises(DataError, match=r'no probe positions|The scan is empty'):
+        next(reconstructor.reconstruct(nothing))

@@ -148,9 +148,52 @@ class Window:
         """Tell whether the host's worker is at work."""
         return self.model.processing_core.processing_api.task_monitor.is_processing
 
+    def train(self, folder: Path, *, epochs: int, filters: int, seconds: float):
+        """Train on a folder to the end, by the Train button."""
+        self.editor('TrainingConfig.epochs').setValue(epochs)
+        self.editor('ModelConfig.n_filters_scale').setValue(filters)
+        self.answer(folder=folder)
+        self.click('Train')
+        self.wait(lambda: f'{epochs} epochs with' in self.label('model_summary').text(), seconds)
+        self.wait(lambda: not self.is_processing())
+        self.wait(lambda: not self.status.stop_button.isVisible())
+
+    def infer(self, *, sweeps: int, seconds: float):
+        """Infer to the end, by the Infer button; the new product is the chosen one then."""
+        self.editor('ReconstructionConfig.sweeps').setValue(sweeps)
+        self.click('Infer')
+        self.wait(lambda: len(self.plotted_losses()) == sweeps + 1, seconds)
+        self.wait(lambda: not self.is_processing())
+
+    def plotted_losses(self):
+        """Return the epochs in the host's plot of the losses of the chosen product."""
+        lines = self.status.axes.get_lines()
+        return list(lines[0].get_xdata()) if lines else []
+
+    def show_object(self, renderer: str):
+        """Go to the object of the newest product: all of it, in one of the host's renderings."""
+        self.go_to(self.view.object_action)
+        tree = self.view.object_view.tree_view
+        newest = tree.model().rowCount() - 1
+        tree.setCurrentIndex(tree.model().index(newest, 0))
+        ribbon = self.view.object_image_view.image_ribbon
+        pick(ribbon.colormap_group_box.renderer_combo_box, renderer)
+        QTest.qWait(200)
+        ribbon.data_range_group_box.auto_button.click()
+        ribbon.image_tools_group_box.home_button.click()
+        QTest.qWait(200)
+
+    def resize(self, size):
+        """Give the window another size."""
+        self.view.resize(*size)
+        QTest.qWait(100)
+
     def picture(self, path: Path):
         """Write what is seen as PNG."""
         QTest.qWait(300)
+        scroll_bar = self.status.text_edit.verticalScrollBar()
+        scroll_bar.setValue(scroll_bar.maximum())
+        QTest.qWait(100)
         assert self.view.grab().save(str(path))
 
     def close(self):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from ptychodus.api.observer import Observable, Observer
 from ptychodus.controller.parameters import ParameterViewController
 from PyQt5.QtCore import Qt, QTimer
@@ -90,8 +91,6 @@ def _canvas() -> Any:
 
 def draw_losses(axes: Any, history: Sequence[Epoch]) -> None:
     """Draw the losses over the epochs on a logarithmic axis."""
-    from matplotlib.ticker import MaxNLocator
-
     axes.clear()
     numbers = [epoch.number for epoch in history]
     marker = '.' if len(history) < MANY_EPOCHS else ''
@@ -105,5 +104,15 @@ def draw_losses(axes: Any, history: Sequence[Epoch]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(True, alpha=0.4)
     if axes.lines:
-        axes.set_yscale('log')
+        _scale(axes)
         axes.legend(frameon=False)
+
+
+def _scale(axes: Any) -> None:
+    axes.set_yscale('log')
+    fall = axes.dataLim.y1 / axes.dataLim.y0
+    # Few decades need more labels than their powers of ten.
+    steps = LogLocator(subs=(1.0,) if fall > 1000 else (1.0, 2.0, 5.0))
+    axes.yaxis.set_major_locator(steps if fall >= 4 else MaxNLocator(5))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:.3g}'))
+    axes.yaxis.set_minor_formatter(NullFormatter())
