@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, NoReturn
 from . import weights_file
 from .atomic import atomic_path
 from .backends.base import Model
+from .backends.registry import BACKENDS
 from .config import ModelConfig, TrainingConfig, from_dict, to_dict
 from .errors import ConfigError, ModelFileError, explain, require
 from .manifest import COPY, MANIFEST, compose, dump, epochs, fingerprint, parse, read, shown
@@ -79,6 +80,7 @@ def describe_model(path: PathLike) -> dict[str, Any]:
         history = epochs(manifest['history'])
     return {
         'kind': 'model',
+        'opens_with': list(BACKENDS),
         **{k: manifest[k] for k in ('format_version', 'requires', 'writer', 'versions', 'created')},
         'model': to_dict(config),
         'training': to_dict(training),

@@ -8,6 +8,7 @@ Runs in the calling process; the framework is loaded by the first call that need
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,8 @@ from .geometry import relative_illumination
 from .result import ObjectImage, Reconstruction, Sweep
 from .scaling import flat_transmission, normalised_probe
 from .scan import Scan
+
+logger = logging.getLogger(__name__)
 
 
 def train(
@@ -59,6 +62,11 @@ def train(
         )
     runtime, training = runtime or RuntimeConfig(), training or TrainingConfig()
     backend = registry.load(runtime.backend)
+    if initial is not None:
+        logger.info(
+            'Starting from the weights of a model that %s trained; the optimizer begins afresh',
+            initial.writer or 'nobody',
+        )
     with tempfile.TemporaryDirectory(prefix='ptychopinn-') as scratch:
         trained = backend.train(
             scans, validation, model, training, runtime, folder or Path(scratch), on_epoch, on_step,

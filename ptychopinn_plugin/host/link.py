@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
+
+REST_S = 0.3  # for the window's own events, between two products
 
 
 class HostLink:
@@ -12,6 +15,8 @@ class HostLink:
     def __init__(self) -> None:
         self._monitor: Any = None
         self._tasks: Any = None
+        self.has_window = False
+        self._shown_s: float | None = 0.0
 
     def connect(self, monitor: Any, tasks: Any) -> None:
         """Take the host's task monitor and task manager."""
@@ -26,6 +31,26 @@ class HostLink:
         """Move the host's progress bar between two yields."""
         if self._monitor is not None:
             self._monitor.update_progress(progress, goal)
+
+    def sent(self) -> None:
+        """Note that a product was handed to the host: behind it comes word that it was shown."""
+        if self.has_window and self._tasks is not None:
+            self._shown_s = None
+            self._tasks.put_foreground_task(self._note)
+
+    def is_behind(self) -> bool:
+        """Tell whether a window still has to show what it got, or has just done so.
+
+        Ptychodus takes a third of a second to show a product, and its main thread serves tasks
+        until none is left: one more each time would freeze its window. Scripts and batch runs get
+        every product.
+        """
+        if not self.has_window or self._tasks is None:
+            return False
+        return self._shown_s is None or time.monotonic() - self._shown_s < REST_S
+
+    def _note(self) -> None:
+        self._shown_s = time.monotonic()
 
     def in_foreground(self, task: Callable[[], None]) -> None:
         """Run `task` in the host's main thread, at once where there is no host."""

@@ -95,20 +95,32 @@ class Training:
 def reconstruction(
     parameters: ReconstructInput, job: ReconstructJob, link: HostLink
 ) -> Iterator[ReconstructOutput]:
-    """Yield the product of the start and of every sweep."""
+    """Yield the product of the start and of every sweep.
+
+    A window that cannot follow is spared the sweeps in between, never the last one.
+    """
     losses: list[float] = []
-    update_probe = job.reconstruction.update_probe
+    waiting: Sweep | None = None
+
+    def output(sweep: Sweep) -> ReconstructOutput:
+        update = job.reconstruction.update_probe
+        product = product_of_sweep(parameters, job.scan, sweep, losses, update_probe=update)
+        # One yield alone is all of the work; the start of several is none of it.
+        return ReconstructOutput(product, sweep.number if sweep.total else 1)
+
     with Run(job, link.stopping) as run:
         for event in run:
             if isinstance(event, Started):
                 logger.info('Reconstructing with %s on %s', event.backend, event.device)
             elif isinstance(event, Sweep):
                 losses.append(event.loss)
-                product = product_of_sweep(
-                    parameters, job.scan, event, losses, update_probe=update_probe
-                )
-                # One yield alone is all of the work; the start of several is none of it.
-                yield ReconstructOutput(product, event.number if event.total else 1)
+                waiting = event
+                if event.number in (0, event.total) or not link.is_behind():
+                    waiting = None
+                    yield output(event)
+                    link.sent()
+    if waiting is not None:  # it was stopped
+        yield output(waiting)
     if losses:
         logger.info('%d sweeps, error %.5f', len(losses) - 1, losses[-1])
 

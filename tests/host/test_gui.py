@@ -12,6 +12,7 @@ from dataclasses import make_dataclass
 from pathlib import Path
 from traceback import format_exception
 
+import numpy as np
 import pytest
 
 from ptychopinn_plugin import archive, config
@@ -204,6 +205,10 @@ def test_a_new_setting_of_any_type_appears_by_itself(qt):
         editor = box.findChild(QWidget, f'NewConfig.{name}')
         shown = editor.text() if isinstance(editor, QLineEdit) else shown_value(editor)
         assert shown == (str(value) if isinstance(editor, QLineEdit) else value)
+    type_in(box.findChild(QWidget, 'NewConfig.shift').findChild(QLineEdit), '-2.5')
+    type_in(box.findChild(QLineEdit, 'NewConfig.free'), '-12')
+    type_in(box.findChild(QLineEdit, 'NewConfig.title'), 'b')
+    assert [parameters[n].get_value() for n in ('shift', 'free', 'title')] == [-2.5, -12, 'b']
     labels = [label.text() for label in box.findChildren(QLabel)]
     assert {'Size [px]:', 'Free:', 'Shift [um]:', 'Title:'} <= set(labels)
     tips = [box.findChild(QWidget, f'NewConfig.{n}').toolTip() for n in ('size', 'shift')]
@@ -297,6 +302,8 @@ def test_the_other_editors_change_their_settings(window):
     rate = window.editor('TrainingConfig.learning_rate').findChild(QLineEdit)
     type_in(rate, '2e-4')
     assert parameter(window, 'TrainingConfig.learning_rate').get_value() == 2e-4
+    type_in(rate, '-0.5')  # its range has no minus
+    assert parameter(window, 'TrainingConfig.learning_rate').get_value() == 0.5
     type_in(rate, '7')  # above its range
     assert parameter(window, 'TrainingConfig.learning_rate').get_value() == 1.0
     assert float(rate.text()) == 1.0
@@ -390,17 +397,34 @@ def test_stop_keeps_the_model_of_the_finished_epochs(window, training_folder, mo
 
 
 @pytest.mark.usefixtures('toy_child')
-@pytest.mark.parametrize('step_s', ['1', '0.05'], ids=['slow', 'fast'])
+@pytest.mark.parametrize('step_s', ['0.5', '0.005'], ids=['slow', 'fast'])
 def test_stop_ends_an_inference(window, monkeypatch, step_s):
     """Also sweeps that come faster than the host can show them, a third of a second each."""
     monkeypatch.setenv('TOY_STEP_S', step_s)
-    window.editor('ReconstructionConfig.sweeps').setValue(100)
+    window.editor('ReconstructionConfig.sweeps').setValue(4000)
     window.click('Infer')
     window.wait(window.status.stop_button.isVisible)
     QTest.mouseClick(window.status.stop_button, Qt.MouseButton.LeftButton)
     assert window.is_processing()
     assert window.wait(lambda: not window.is_processing()) < 2 * TICK_S
     window.wait(lambda: not window.status.stop_button.isVisible())
+
+
+@pytest.mark.usefixtures('toy_child')
+def test_fast_sweeps_do_not_freeze_the_window(window, monkeypatch):
+    """It is spared the sweeps in between; the last one and all losses are there."""
+    monkeypatch.setenv('TOY_STEP_S', '0.02')
+    window.editor('ReconstructionConfig.sweeps').setValue(150)
+    window.click('Infer')
+    beats = [time.perf_counter()]
+
+    def done():
+        beats.append(time.perf_counter())
+        repository = window.model.product_core.product_repository
+        return len(repository) == 2 and len(repository[1].get_losses()) == 151
+
+    window.wait(done)
+    assert np.diff(beats).max() < 2.5  # a tick of the host, and one picture
 
 
 @pytest.mark.usefixtures('toy_child')

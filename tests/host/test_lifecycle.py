@@ -92,6 +92,17 @@ def test_every_yield_has_its_own_progress_losses_and_picture(reconstructor, para
     assert not any(np.array_equal(a, b) for a, b in itertools.pairwise(pictures))
 
 
+def test_a_window_is_spared_what_it_cannot_show(reconstructor, parameters, loaded):
+    """The host's main thread does not come round here: it shows nothing after the start."""
+    core, _ = loaded
+    link = library_of(core.processing_core.processing_api).link
+    link.has_window = True
+    set_value(core, 'Reconstruction', 'Sweeps', 30)
+    outputs = list(reconstructor.reconstruct(parameters))
+    assert [o.progress for o in outputs] == [0, 30]
+    assert len(outputs[-1].product.losses) == 31
+
+
 def test_no_sweep_at_all_still_moves_the_bar(reconstructor, parameters, loaded):
     set_value(loaded[0], 'Reconstruction', 'Sweeps', 0)
     assert reconstructor.get_progress_goal() == 1

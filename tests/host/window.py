@@ -80,7 +80,7 @@ class Window:
     @property
     def algorithms(self) -> QComboBox:
         """The combo box with the algorithms."""
-        return self._combo(lambda box: box.findText('none_none') >= 0 or box.findText(PINN) >= 0)
+        return self._combo(lambda box: box.findText(PINN) >= 0)
 
     @property
     def products(self) -> QComboBox:

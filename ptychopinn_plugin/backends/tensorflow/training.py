@@ -19,17 +19,24 @@ import numpy as np
 from ...atomic import atomic_path
 from ...batching import Batches, datasets
 from ...config import ModelConfig, TrainingConfig
-from ...errors import ConfigError, TrainingError, explain
+from ...errors import TrainingError, explain
 from ...result import Epoch
 from ...scan import Scan
-from ..base import EpochCallback, Model, StepCallback, StopTraining
+from ..base import (
+    RESUME_FILES,
+    EpochCallback,
+    Model,
+    StepCallback,
+    StopTraining,
+    check_resumable,
+)
 from .schedule import Rate
 from .step import PatchModule, arguments
 from .weights import export_weights, import_weights
 
 log = logging.getLogger(__name__)
 
-LAST, BEST = 'last.npz', 'best.npz'
+LAST, BEST = RESUME_FILES['tensorflow'], 'best.npz'
 
 
 class Trainer:
@@ -145,13 +152,8 @@ def train(
     resume: bool = False,
 ) -> Model:
     """Train a network on scans; see `base.Backend.train`."""
-    last = folder / LAST
-    if resume and not last.is_file():
-        raise ConfigError(
-            explain(
-                'There is no training to resume', expected=f'{last}', cure='Train without resume'
-            )
-        )
+    if resume:
+        check_resumable(folder, 'tensorflow')
     # All that can be refused comes first: an earlier training's checkpoints are cleared after it.
     module = PatchModule(model, training)
     if initial is not None:

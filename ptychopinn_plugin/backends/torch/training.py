@@ -22,10 +22,17 @@ from torch.utils.data import DataLoader
 
 from ...batching import datasets
 from ...config import ModelConfig, TrainingConfig
-from ...errors import BackendUnavailableError, ConfigError, TrainingError, explain
+from ...errors import BackendUnavailableError, TrainingError, explain
 from ...result import Epoch
 from ...scan import Scan
-from ..base import EpochCallback, Model, StepCallback, StopTraining
+from ..base import (
+    RESUME_FILES,
+    EpochCallback,
+    Model,
+    StepCallback,
+    StopTraining,
+    check_resumable,
+)
 from .batches import Batches
 from .module import PatchModule
 from .weights import export_weights, import_weights
@@ -35,7 +42,7 @@ logging.getLogger('lightning.pytorch').setLevel(
     logging.WARNING
 )  # which devices are there, tips, adverts
 
-LAST, BEST = 'last.ckpt', 'best.ckpt'
+LAST, BEST = RESUME_FILES['torch'], 'best.ckpt'
 
 
 class Reporter(pl.Callback):
@@ -117,12 +124,8 @@ def train(
 ) -> Model:
     """Train a network on scans; see `base.Backend.train`."""
     last = folder / LAST
-    if resume and not last.is_file():
-        raise ConfigError(
-            explain(
-                'There is no training to resume', expected=f'{last}', cure='Train without resume'
-            )
-        )
+    if resume:
+        check_resumable(folder, 'torch')
     # All that can be refused comes first: an earlier training's checkpoints are cleared after it.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)

@@ -26,6 +26,7 @@ class PanelFactory(ReconstructorViewControllerFactory):
     def __init__(self, library: PluginLibrary, file_dialog_factory: FileDialogFactory) -> None:
         super().__init__()
         self._library, self._file_dialogs = library, file_dialog_factory
+        library.link.has_window = True
 
     @property
     def name(self) -> str:

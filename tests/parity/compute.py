@@ -1,0 +1,250 @@
+"""The same calculations with one back end: `python compute.py BACKEND INPUT.npz OUTPUT.npz`.
+
+A process of its own for each framework; the arrays are compared in test_parity.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from importlib import import_module
+
+import numpy as np
+
+from ptychopinn_plugin import batching
+from ptychopinn_plugin.backends import registry
+from ptychopinn_plugin.backends.base import Model
+from ptychopinn_plugin.config import (
+    ModelConfig,
+    ReconstructionConfig,
+    RuntimeConfig,
+    TrainingConfig,
+)
+from ptychopinn_plugin.pipeline import flat_start
+from ptychopinn_plugin.plan import plan, weight_shapes
+from ptychopinn_plugin.scaling import normalised_probe
+from ptychopinn_plugin.scan import Scan
+
+RUNTIME = RuntimeConfig(device='cpu')
+STEPS = 5
+NETWORKS = {
+    'one': ModelConfig(pattern_size_px=32, n_filters_scale=1),
+    'groups': ModelConfig(pattern_size_px=32, n_filters_scale=1, gridsize=2),
+    'plain': ModelConfig(pattern_size_px=34, n_filters_scale=1, probe_big=False),
+}
+TRAININGS = {
+    'poisson': ('pinn', TrainingConfig(loss='poisson')),
+    'amplitude': ('pinn', TrainingConfig(loss='amplitude', gradient_clip=0.01)),
+    'supervised': ('supervised', TrainingConfig()),
+}
+
+
+class Torch:
+    """What differs in spelling."""
+
+    def __init__(self):
+        import torch
+
+        self.torch = torch
+
+    def tensor(self, array):
+        return self.torch.from_numpy(np.ascontiguousarray(array))
+
+    def array(self, tensor):
+        return tensor.detach().numpy()
+
+    def gradient(self, function, array):
+        x = self.tensor(array).requires_grad_()
+        function(x).backward()
+        # Of a real loss by a complex number: d/d(re) + i d/d(im) here, its conjugate elsewhere.
+        return self.array(x.grad)
+
+    def train(self, module, batches, rate):
+        from ptychopinn_plugin.backends.torch.batches import tensors
+
+        (optimizer,) = _optimizers(module.configure_optimizers())
+        losses = []
+        for batch in batches:
+            optimizer.zero_grad()
+            loss = module.loss(tensors(batch))
+            loss.backward()
+            clip = module.training_config.gradient_clip
+            self.torch.nn.utils.clip_grad_norm_(module.parameters(), clip)
+            optimizer.step()
+            losses.append(float(loss.detach()))
+        return losses
+
+    def module(self, config, training):
+        from ptychopinn_plugin.backends.torch.module import PatchModule
+
+        return PatchModule(config, training)
+
+
+def _optimizers(configured):
+    return [configured['optimizer'] if isinstance(configured, dict) else configured]
+
+
+class TensorFlow:
+    """What differs in spelling."""
+
+    def __init__(self):
+        import tensorflow as tf
+
+        self.tf = tf
+
+    def tensor(self, array):
+        array = array.astype(np.int32) if array.dtype == np.int64 else array
+        return self.tf.constant(array)
+
+    def array(self, tensor):
+        return tensor.numpy()
+
+    def gradient(self, function, array):
+        x = self.tensor(array)
+        with self.tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = function(x)
+        return self.array(tape.gradient(loss, x))
+
+    def train(self, module, batches, rate):
+        from ptychopinn_plugin.backends.tensorflow.step import arguments
+
+        return [float(module.train(*arguments(b), np.float32(rate))) for b in batches]
+
+    def module(self, config, training):
+        from ptychopinn_plugin.backends.tensorflow.step import PatchModule
+
+        return PatchModule(config, training)
+
+
+FRAMEWORKS = {'torch': Torch, 'tensorflow': TensorFlow}
+
+
+def scan_of(given):
+    return Scan(
+        given['counts'],
+        given['positions_px'],
+        given['probe'],
+        bad_pixels=given['bad_pixels'],
+        true_object=given['true_object'],
+    )
+
+
+def physics(name, framework, given):
+    """Every function of the physics and of the losses, and gradients through them."""
+    module = import_module(f'ptychopinn_plugin.backends.{name}.physics')
+    losses = import_module(f'ptychopinn_plugin.backends.{name}.losses')
+    t, a = framework.tensor, framework.array
+    obj, probe = t(given['object']), t(given['probe'])
+    corner, shift = t(given['corner_px']), t(given['shift_px'])
+    counts, good = t(given['patterns']), t((~given['bad_pixels']).astype(np.float32))
+    side, shape = given['probe'].shape[-1], given['object'].shape
+    probes = module.shift_probe(probe, shift)
+    patches = module.extract(obj, corner, side)
+    expected = module.diffract(patches, probes)
+    out = {
+        'shift_phase': a(module.shift_phase(shift, side)),
+        'shift_probe': a(probes),
+        'extract': a(patches),
+        'merge': a(module.merge(patches, corner, shape)),
+        'far_field': a(module.far_field(module.illuminate(patches, probes))),
+        'diffract': a(expected),
+        'patch_loss': a(
+            losses.patch_loss(patches, t(given['other_patches']), module.intensity(probes))
+        ),
+    }
+    for key, loss in losses.LOSSES.items():
+        out[f'{key}_loss'] = a(loss(expected, counts, good))
+
+        def through(patches, loss=loss):
+            return loss(module.diffract(patches, probes), counts, good)
+
+        out[f'{key}_gradient'] = framework.gradient(through, given['other_patches'])
+    return out
+
+
+def random_weights(config):
+    rng = np.random.default_rng(5)
+    return {
+        name: (0.7 * rng.normal(size=shape) / np.sqrt(np.prod(shape[1:]) or 1)).astype(np.float32)
+        for name, shape in weight_shapes(config).items()
+    }
+
+
+def networks(name, framework):
+    """Outputs of the networks for the same weights and inputs."""
+    network = import_module(f'ptychopinn_plugin.backends.{name}.network')
+    weights = import_module(f'ptychopinn_plugin.backends.{name}.weights')
+    out = {}
+    for key, config in NETWORKS.items():
+        made = network.Autoencoder(plan(config))
+        weights.import_weights(made, random_weights(config))
+        side, channels = config.pattern_size_px, config.gridsize**2
+        x = np.random.default_rng(6).gamma(0.3, size=(3, channels, side, side))
+        out[f'network_{key}'] = framework.array(made(framework.tensor(x.astype(np.float32))))
+        back = weights.export_weights(made)
+        out[f'weights_{key}'] = np.concatenate([back[k].ravel() for k in weight_shapes(config)])
+    return out
+
+
+def steps(name, framework, scan):
+    """Five training steps from the same start on the same batches."""
+    weights = import_module(f'ptychopinn_plugin.backends.{name}.weights')
+    out = {}
+    for key, (mode, training) in TRAININGS.items():
+        for gridsize in (1, 2):
+            config = dataclasses.replace(NETWORKS['one'], mode=mode, gridsize=gridsize)
+            module = framework.module(config, training)
+            start = random_weights(config)
+            weights.import_weights(module.network, start)
+            train_set, _ = batching.datasets([scan], [], config, training)
+            batches = [b for b, _ in zip(train_set, range(STEPS), strict=False)]
+            losses = framework.train(module, batches, training.learning_rate)
+            end = weights.export_weights(module.network)
+            out[f'losses_{key}_{gridsize}'] = np.array(losses)
+            moved = [(end[k] - start[k]).ravel() for k in weight_shapes(config)]
+            out[f'moved_{key}_{gridsize}'] = np.concatenate(moved)
+    return out
+
+
+def reconstruction(name, scan):
+    """Estimate, sweeps and how well they explain the data."""
+    backend = registry.load(name)
+    config = NETWORKS['one']
+    model = Model(config, random_weights(config))
+    probe = normalised_probe(scan)
+    estimate = backend.estimate(scan, model, ReconstructionConfig(), RUNTIME)
+    out = {'estimate': estimate.object, 'estimate_weight': estimate.weight}
+    for key, start, update, sweeps in (
+        ('sweep', estimate, False, 1),
+        ('probe_sweep', estimate, True, 3),
+        ('refined', estimate, False, 5),
+        ('flat', flat_start(scan), False, 20),
+    ):
+        settings = ReconstructionConfig(sweeps=sweeps, update_probe=update)
+        *_, last = backend.refine(scan, start, probe, settings, RUNTIME)
+        error, pattern = backend.predict(scan, last.image, last.probe, RUNTIME)
+        out |= {
+            f'{key}_object': last.image.object,
+            f'{key}_probe': last.probe,
+            f'{key}_loss': np.array(last.loss),
+            f'{key}_error': np.array(error),
+            f'{key}_pattern': pattern(3),
+        }
+    return out
+
+
+def main(name, source, target):
+    with np.load(source) as stored:
+        given = {key: stored[key] for key in stored.files}
+    framework, scan = FRAMEWORKS[name](), scan_of(given)
+    out = physics(name, framework, given)
+    out |= networks(name, framework)
+    out |= steps(name, framework, scan)
+    out |= reconstruction(name, scan)
+    assert not {'torch', 'tensorflow'} - {name} & set(sys.modules)
+    np.savez(target, **out)
+
+
+if __name__ == '__main__':
+    main(*sys.argv[1:])
