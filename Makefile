@@ -11,23 +11,27 @@ OTHER_VENV := .venv-$(OTHER)
 OTHER_STAMP := $(OTHER_VENV)/.installed
 OTHER_TESTS := build/tests-$(OTHER)
 
+BACKEND_TESTS := tests/conformance tests/test_cycle.py tests/test_real_scan.py tests/host/test_end_to_end.py
+
 export QT_QPA_PLATFORM ?= offscreen
 
-.PHONY: venv demo test test-other lint bench screenshots qt-libraries clean
+.PHONY: venv demo test test-other lint bench bench-parity screenshots qt-libraries clean
 venv: $(STAMP)
 
 $(STAMP): $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[torch,gui,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[torch,gui,dev]' tensorflow-cpu
 	./.ci/qt-libraries $(BIN)/python
 	touch $@
 
 demo: $(STAMP)
 	$(BIN)/ptychopinn-plugin demo --folder demo --json
 
+# The frameworks never meet in one process: what runs a back end in its own runs once for each.
 test: $(STAMP)
 	$(BIN)/python -m pytest
+	PTYCHOPINN_TEST_BACKENDS=tensorflow $(BIN)/python -m pytest $(BACKEND_TESTS)
 
 $(OTHER_STAMP): $(SOURCES)
 	$(PYTHON) -m venv $(OTHER_VENV)
@@ -54,6 +58,9 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/sweeps.py
 	$(BIN)/python benchmarks/autoencoder.py
+
+bench-parity: $(STAMP)
+	$(BIN)/python benchmarks/parity.py
 
 screenshots: $(STAMP)
 	$(BIN)/python docs/make_screenshots.py
