@@ -12,6 +12,18 @@ from ptychopinn_plugin.host import attach
 PINN, SUPERVISED = 'ptychopinn-plugin_pinn', 'ptychopinn-plugin_supervised'
 
 
+@pytest.fixture(scope='session', autouse=True)
+def no_inotify():
+    """Ptychodus never closes the inotify instance of a `ModelCore`; a user has 128 of them."""
+    import watchdog.observers
+    from watchdog.observers.polling import PollingObserver
+
+    original = watchdog.observers.Observer
+    watchdog.observers.Observer = PollingObserver
+    yield
+    watchdog.observers.Observer = original
+
+
 @pytest.fixture(scope='session')
 def host_folder(tmp_path_factory, small_scan):
     """A folder with diffraction.h5 and product.h5 of the small scan."""

@@ -600,12 +600,16 @@ def test_a_hidden_panel_draws_when_it_is_seen(window):
     assert [t.get_text() for t in box.axes.get_legend().get_texts()] == ['Training', 'Validation']
 
 
-def test_without_validation_there_is_one_curve(window):
+@pytest.mark.parametrize(('losses', 'curves'), [((0.0, 1.0), ['Training']), ((0.0, 0.0), [])])
+def test_only_what_a_logarithmic_axis_can_show_is_drawn(window, losses, curves):
+    """Without validation its losses are NaN."""
     card, box = reconstructors(window)[0].card, window.box('Training loss')
-    card.history = tuple(Epoch(n, 2, n - 1.0, float('nan'), 1e-3, 0.1) for n in (1, 2))
+    nan = float('nan')
+    card.history = tuple(Epoch(n, 2, v, nan, 1e-3, 0.1) for n, v in enumerate(losses, 1))
     card.notify_observers()
-    window.wait(lambda: len(box.axes.get_lines()) > 0)
-    assert [line.get_label() for line in box.axes.get_lines()] == ['Training']
+    window.wait(lambda: box.axes.get_xlabel() == 'Epoch')
+    assert [line.get_label() for line in box.axes.get_lines()] == curves
+    assert box.axes.get_yscale() == ('log' if curves else 'linear')
 
 
 # --- Pictures

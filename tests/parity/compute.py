@@ -231,6 +231,27 @@ def reconstruction(name, scan):
             f'{key}_error': np.array(error),
             f'{key}_pattern': pattern(3),
         }
+    if name == 'tensorflow':
+        out |= on_device(scan, estimate, probe)
+    return out
+
+
+def on_device(scan, start, probe):
+    """The graphs that TensorFlow runs on a GPU, here on the CPU."""
+    from ptychopinn_plugin.backends.tensorflow import evaluate, refine
+
+    out = {}
+    for key, update in (('device', False), ('device_probe', True)):
+        settings = ReconstructionConfig(sweeps=3, update_probe=update)
+        for where, on_gpu in (('graph', True), ('memory', False)):
+            *_, last = refine.refine(scan, start, probe, settings, on_gpu=on_gpu)
+            error, pattern = evaluate.predict(scan, last.image, last.probe, on_gpu=on_gpu)
+            out |= {
+                f'{key}_{where}_object': last.image.object,
+                f'{key}_{where}_probe': last.probe,
+                f'{key}_{where}_errors': np.array([error, last.loss]),
+                f'{key}_{where}_pattern': pattern(3),
+            }
     return out
 
 

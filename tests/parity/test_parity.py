@@ -109,6 +109,13 @@ def test_the_errors_are_the_same(computed, name):
         assert a == pytest.approx(b, rel=1e-4)
 
 
+@pytest.mark.parametrize('key', ['device', 'device_probe'])
+@pytest.mark.parametrize('what', ['object', 'probe', 'errors', 'pattern'])
+def test_the_graphs_for_a_gpu_do_what_the_cpu_does(computed, key, what):
+    found = computed['tensorflow']
+    assert distance(found[f'{key}_graph_{what}'], found[f'{key}_memory_{what}']) < 1e-4
+
+
 def test_from_a_flat_object_the_errors_agree_in_the_end(computed):
     """A flat object leaves pixels dark whose phase is then rounding noise, another in each."""
     a, b = (float(computed[k]['flat_error']) for k in BACKENDS)

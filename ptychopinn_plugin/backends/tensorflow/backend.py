@@ -92,7 +92,7 @@ class TensorFlowBackend:
     ) -> tuple[float, Callable[[int], Float]]:
         """Return (fourier_error, pattern)."""
         with _ready(runtime):
-            return evaluate.predict(scan, image, probe)
+            return evaluate.predict(scan, image, probe, on_gpu=_device(runtime) != CPU)
 
 
 @contextmanager

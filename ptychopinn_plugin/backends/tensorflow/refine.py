@@ -17,6 +17,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -27,13 +29,12 @@ from ...geometry import windows
 from ...grouping import spread_batches
 from ...result import ObjectImage, Sweep
 from ...scaling import amplitudes
-from ...scan import Array, Complex, Float, Scan
-from . import physics
+from ...scan import Complex, Float, Scan
+from . import memory, physics
 
 REGULARISATION = 0.3  # 0.02 diverges, 0.1 is faster for 5 sweeps and noisier after 20
 # Shifted probes are kept between sweeps; beyond this they are made anew for every batch.
 CACHE_BYTES = 1 << 30
-ALIGNMENT = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,13 +45,16 @@ class Batch:
     shift_px: Float
     amplitude: Float
 
+    @cached_property
+    def corners(self) -> list[tuple[int, int]]:
+        """The corners as plain numbers."""
+        return [(y, x) for y, x in self.corner_px.tolist()]
+
 
 class Sweeper:
     """The object and probe while they are refined; `sweep` takes one pass over all patterns.
 
-    On a GPU a step is one graph. On a CPU only the transforms and the rare preparation of a batch
-    are TensorFlow's: between them NumPy works in place on the same memory, since every small
-    operation of TensorFlow takes fresh memory and 10 times as long (1 MB: 400 us against 40).
+    On a GPU a step is one graph, on a CPU it works in place; see `memory`.
     """
 
     def __init__(
@@ -74,17 +78,8 @@ class Sweeper:
         self.side = probe.shape[-1]
         self.power = float((np.abs(probe) ** 2).sum())
         held = 16 * len(scan) * probe.size
-        self.cache: dict[int, tuple[Complex, Complex]] | None = (
+        self.cache: dict[int, tuple[Any, Any]] | None = (
             {} if held <= CACHE_BYTES and not self.update_probe else None
-        )
-        self.width = self.object.shape[1]
-        self.lighting = tf.function(
-            self._lighting,
-            input_signature=[
-                tf.TensorSpec([None, 2], tf.int32),
-                tf.TensorSpec([None, 2], tf.float32),
-                tf.TensorSpec(probe.shape, tf.complex64),
-            ],
         )
         self.step = DeviceStep(self) if on_gpu else HostStep(self)
 
@@ -100,31 +95,14 @@ class Sweeper:
             self._fix_scale()
         return error / self.total_counts
 
-    def _lit(self, number: int) -> tuple[Complex, Complex]:
+    def _lit(self, number: int) -> tuple[Any, Any]:
         """Return a batch's shifted probes and conj(probes) / denominator, both (B, P, N, N)."""
         if self.cache is not None and number in self.cache:
             return self.cache[number]
-        batch = self.batches[number]
-        probe = self.step.probe if self.update_probe else self.probe
-        probes, back = self.lighting(batch.corner_px, batch.shift_px, probe)
-        lit = view(probes), view(back)
+        lit = self.step.lighting(self.batches[number])
         if self.cache is not None:
             self.cache[number] = lit
         return lit
-
-    def _lighting(
-        self, corner_px: tf.Tensor, shift_px: tf.Tensor, probe: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        probes = physics.shift_probe(probe, shift_px)
-        power = physics.intensity(probes)
-        # Only the pixels that some patch covers get a place: the work does not grow with the
-        # object.
-        covered, place = tf.unique(physics.pixels(corner_px, self.side, self.width))
-        light = tf.math.unsorted_segment_sum(tf.reshape(power, [-1]), place, tf.size(covered))
-        total = tf.reshape(tf.gather(light, place), tf.shape(power))
-        floor = REGULARISATION * tf.reduce_max(power)
-        denominator = ((1 - REGULARISATION) * total + floor)[:, None]
-        return probes, tf.math.conj(probes) / tf.complex(denominator, tf.zeros_like(denominator))
 
     def _fix_scale(self) -> None:
         """Keep the probe's power; what it gained or lost goes to the object."""
@@ -135,49 +113,51 @@ class Sweeper:
 
 
 class HostStep:
-    """A step on a CPU: NumPy in place, transforms by TensorFlow without a copy."""
+    """A step on a CPU, in place."""
 
     def __init__(self, sweeper: Sweeper) -> None:
         self.sweeper = sweeper
         shape = (sweeper.size, *sweeper.probe.shape)
-        self.waves = aligned(shape, np.complex64)
-        self.patches = aligned((shape[0], *shape[2:]), np.complex64)
-
-    @property
-    def probe(self) -> Complex:
-        """The probe as it is now."""
-        return self.sweeper.probe
+        self.waves = memory.aligned(shape)
+        self.patches = memory.aligned((shape[0], *shape[2:]))
+        self.light = np.zeros(sweeper.object.shape, np.float32)
 
     def __call__(self, batch: Batch, probes: Complex, back: Complex) -> float:
         """Correct the object (and the probe) by one batch; return sum(|F| - sqrt(I))^2."""
-        s, count = self.sweeper, len(batch.corner_px)
-        corners, side = batch.corner_px.tolist(), s.side
-        patches, waves = self.patches[:count], self.waves[:count]
-        for patch, (y, x) in zip(patches, corners, strict=True):
-            patch[:] = s.object[y : y + side, x : x + side]
+        s, corners = self.sweeper, batch.corners
+        patches = memory.extract(s.object, corners, self.patches[: len(corners)])
+        waves = self.waves[: len(corners)]
         np.multiply(patches[:, None], probes, out=waves)
         # Transforms without a norm are faster than unitary ones; the amplitudes carry the factor N.
-        field = view(tf.raw_ops.FFT2D(input=tensor(waves)))
-        modulus = _modulus(field)
+        field = memory.fft2(waves)
+        modulus = memory.modulus(field)
         miss = batch.amplitude - modulus
         if s.good is not None:
             miss *= s.good
         flat = miss.reshape(-1)
-        error: float = float(np.dot(flat, flat)) / side**2
+        error: float = float(np.dot(flat, flat)) / s.side**2
         modulus += 1e-6
         np.multiply(field, np.divide(miss, modulus, out=miss), out=waves)
-        change = view(tf.raw_ops.IFFT2D(input=tensor(waves)))
+        change = memory.ifft2(waves)
         if s.update_probe:
-            self._step_probe(batch, patches, change)
+            step, floor = _probe_step(batch.shift_px, tf.constant(patches), change)
+            s.probe += memory.view(step) / float(floor)
         np.multiply(change, back, out=waves)
-        merged = waves[:, 0] if waves.shape[1] == 1 else waves.sum(1)
-        for patch, (y, x) in zip(merged, corners, strict=True):
-            s.object[y : y + side, x : x + side] += patch
+        memory.merge(s.object, corners, waves[:, 0] if waves.shape[1] == 1 else waves.sum(1))
         return error
 
-    def _step_probe(self, batch: Batch, patches: Complex, change: Complex) -> None:
-        step, floor = _probe_step(tf.constant(batch.shift_px), tf.constant(patches), change)
-        self.sweeper.probe += view(step) / float(floor)
+    def lighting(self, batch: Batch) -> tuple[Complex, Complex]:
+        """Return a batch's shifted probes and conj(probes) / denominator, both (B, P, N, N)."""
+        probes = memory.shift_probe(self.sweeper.probe, batch.shift_px)
+        power = memory.intensity(probes)
+        # On a scratch canvas, wiped where it was used: the work does not grow with the object.
+        memory.merge(self.light, batch.corners, power)
+        total = memory.extract(self.light, batch.corners, np.empty_like(power))
+        side = self.sweeper.side
+        for y, x in batch.corners:
+            self.light[y : y + side, x : x + side] = 0
+        denominator = (1 - REGULARISATION) * total + REGULARISATION * power.max()
+        return probes, probes.conj() / denominator[:, None]
 
     def hand_over(self) -> None:
         """Bring object and probe to the sweeper: they are there."""
@@ -196,6 +176,7 @@ class DeviceStep:
         amplitude = tf.TensorSpec([None, 1, sweeper.side, sweeper.side], tf.float32)
         where = tf.TensorSpec([None, 2], tf.int32), tf.TensorSpec([None, 2], tf.float32)
         self.graph = tf.function(self._step, input_signature=[*where, amplitude, field, field])
+        self.lights = tf.function(self._lighting, input_signature=where)
 
     def __call__(self, batch: Batch, probes: Complex, back: Complex) -> float:
         """Correct the object (and the probe) by one batch; return sum(|F| - sqrt(I))^2."""
@@ -225,6 +206,24 @@ class DeviceStep:
         self.object.assign_add(physics.merge(merged, corner_px, s.object.shape))
         return tf.reduce_sum(tf.square(miss)) / s.side**2
 
+    def lighting(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return a batch's shifted probes and conj(probes) / denominator, both (B, P, N, N)."""
+        lit: tuple[tf.Tensor, tf.Tensor] = self.lights(batch.corner_px, batch.shift_px)
+        return lit
+
+    def _lighting(self, corner_px: tf.Tensor, shift_px: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        s = self.sweeper
+        probes = physics.shift_probe(self.probe, shift_px)
+        power = physics.intensity(probes)
+        # Only the pixels that some patch covers get a place: the work does not grow with the
+        # object.
+        covered, place = tf.unique(physics.pixels(corner_px, s.side, s.object.shape[1]))
+        light = tf.math.unsorted_segment_sum(tf.reshape(power, [-1]), place, tf.size(covered))
+        total = tf.reshape(tf.gather(light, place), tf.shape(power))
+        denominator = (1 - REGULARISATION) * total + REGULARISATION * tf.reduce_max(power)
+        below = tf.complex(denominator, tf.zeros_like(denominator))[:, None]
+        return probes, tf.math.conj(probes) / below
+
     def hand_over(self) -> None:
         """Bring object and probe to the sweeper."""
         self.sweeper.object, self.sweeper.probe = self.object.numpy(), self.probe.numpy()
@@ -247,32 +246,6 @@ def _probe_step(
     step = tf.signal.ifft2d(tf.reduce_sum(local * tf.math.conj(phase), 0))
     density = tf.reduce_sum(physics.intensity(patches[:, None]), 0)
     return step, tf.maximum(tf.reduce_max(density), 1e-12)
-
-
-def _modulus(field: Complex) -> Float:
-    """Return the square root of the intensity, (B, P, N, N) -> (B, 1, N, N)."""
-    if field.shape[1] == 1:
-        return np.abs(field)
-    power: Float = (field.real**2 + field.imag**2).sum(1, keepdims=True)
-    return np.sqrt(power, out=power)
-
-
-def aligned(shape: tuple[int, ...], dtype: type) -> Array:
-    """Return an array whose memory begins where TensorFlow's own does."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    raw = np.empty(size + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + size].view(dtype).reshape(shape)
-
-
-def tensor(array: Array) -> tf.Tensor:
-    """Return an array as a tensor on the same memory."""
-    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
-
-
-def view(tensor: tf.Tensor) -> Array:
-    """Return a tensor on a CPU as a read-only array on the same memory; copied from a GPU."""
-    return np.asarray(memoryview(tensor)) if 'CPU' in tensor.device else tensor.numpy()
 
 
 def default_batch_size(scan: Scan) -> int:
