@@ -3,8 +3,9 @@
     python benchmarks/parity.py [--epochs 8] [--patterns 600] [--output build/parity]
 
 For each of three scans that differ in object, probe and seed, each back end trains a network, makes
-its estimate on another scan of the same kind, and refines it; the back ends take turns, each in a
-process of its own. Writes a table (JSON and text) and a figure. Times are those of a shared
+its estimate on another scan of the same kind, and refines it; then a Ptychodus without a window
+does the same through its scripting API (load, train, reconstruct). The back ends take turns, each
+in a process of its own. Writes a table (JSON and text) and a figure. Times are those of a shared
 machine: look at the ratios.
 """
 
@@ -79,10 +80,37 @@ def child(backend: str, train_file: str, test_file: str, epochs: int) -> dict[st
     return out
 
 
-def run(backend: str, train: Path, test: Path, epochs: int) -> dict[str, float]:
+def host(backend: str, folder: str, epochs: int) -> dict[str, float]:
+    """Train and reconstruct through Ptychodus' scripting API; `folder` holds its pair of files."""
+    import logging
+
+    from ptychodus.model import ModelCore
+
+    inner, outer = Path(folder), Path(folder) / backend
+    outer.mkdir()
+    with ModelCore(log_level=logging.WARNING) as core:
+        for group, key, value in (
+            ('Runtime', 'Backend', backend),
+            ('Training', 'Epochs', epochs),
+            ('Model', 'NFiltersScale', 1),
+        ):
+            setting = core.settings_registry[f'PtychoPINNPlugin{group}'].parameters()[key]
+            setting.set_value(value)
+        flow = core.workflow_api
+        data = flow.load_assembled_diffraction_data(inner / 'diffraction.h5')
+        product = flow.load_product(inner / 'product.h5', diffraction=data)
+        algorithm = 'ptychopinn-plugin_pinn'
+        begun = time.perf_counter()
+        product.train_reconstructor_local(inner, outer, algorithm=algorithm, block=True)
+        trained = time.perf_counter()
+        product.reconstruct_local(block=True)
+        return {'host_train_s': trained - begun, 'host_infer_s': time.perf_counter() - trained}
+
+
+def run(what: str, backend: str, *arguments: object) -> dict[str, float]:
     """Run one back end in a process of its own."""
     done = subprocess.run(
-        [sys.executable, __file__, '--child', backend, str(train), str(test), str(epochs)],
+        [sys.executable, __file__, what, backend, *map(str, arguments)],
         stdout=subprocess.PIPE, text=True, check=True, timeout=1800,
     )  # fmt: skip
     found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -105,7 +133,12 @@ def measure(folder: Path, epochs: int, patterns: int) -> dict[str, dict[str, dic
             files.append(folder / f'{case}-{what}.npz')
             pp.save_scan(scan, files[-1])
         order = BACKENDS if number % 2 == 0 else BACKENDS[::-1]
-        results[case] = {b: run(b, files[0], files[1], epochs) for b in order}
+        results[case] = {b: run('--child', b, *files, epochs) for b in order}
+        pair = folder / case
+        pair.mkdir()
+        pp.save_scan(pp.load_scan(files[0]), pair)
+        for b in order:
+            results[case][b] |= run('--host', b, pair, max(1, epochs // 4))
         print(table({case: results[case]}), flush=True)
     return results
 
@@ -149,10 +182,15 @@ def main() -> None:
     parser.add_argument('--patterns', type=int, default=600)
     parser.add_argument('--output', type=Path, default=Path('build/parity'))
     parser.add_argument('--child', nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument('--host', nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         backend, train, test, epochs = args.child
         print(json.dumps(child(backend, train, test, int(epochs))))
+        return
+    if args.host:
+        backend, folder, epochs = args.host
+        print(json.dumps(host(backend, folder, int(epochs))))
         return
     args.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:

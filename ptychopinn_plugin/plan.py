@@ -16,9 +16,13 @@ Canonical layouts: convolution kernels (out, in, rows, columns), biases (out,), 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from .config import ModelConfig
+from .scan import Float
 
 BASE_FILTERS = 32  # of the first stage at N = 64; halved for each doubling of N
 DEEPEST_FILTERS = 128
@@ -127,3 +131,18 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         shapes[f'{conv.name}.kernel'] = (conv.outputs, conv.inputs, 3, 3)
         shapes[f'{conv.name}.bias'] = (conv.outputs,)
     return shapes
+
+
+def initial_weights(config: ModelConfig, seed: int) -> dict[str, Float]:
+    """Return the weights a training starts from: kernels uniform after Glorot (as Keras draws them,
+    which the published network was trained with), biases zero. The same for every back end.
+    """
+    rng = np.random.default_rng(seed)
+    made: dict[str, Float] = {}
+    for name, shape in weight_shapes(config).items():
+        if len(shape) == 1:
+            made[name] = np.zeros(shape, np.float32)
+            continue
+        limit = math.sqrt(6 / (math.prod(shape[2:]) * (shape[0] + shape[1])))
+        made[name] = rng.uniform(-limit, limit, shape).astype(np.float32)
+    return made

@@ -195,6 +195,8 @@ def steps(name, framework, scan):
         for gridsize in (1, 2):
             config = dataclasses.replace(NETWORKS['one'], mode=mode, gridsize=gridsize)
             module = framework.module(config, training)
+            drawn = weights.export_weights(module.network)
+            out[f'drawn_{key}_{gridsize}'] = np.concatenate([w.ravel() for w in drawn.values()])
             start = random_weights(config)
             weights.import_weights(module.network, start)
             train_set, _ = batching.datasets([scan], [], config, training)

@@ -80,6 +80,14 @@ def test_the_same_weights_give_the_same_patches(computed, name):
     np.testing.assert_array_equal(a, b)
 
 
+def test_training_starts_from_the_same_weights(computed):
+    names = [k for k in computed['torch'] if k.startswith('drawn_')]
+    assert names
+    for name in names:
+        np.testing.assert_array_equal(computed['torch'][name], computed['tensorflow'][name])
+        assert 0.01 < computed['torch'][name].std() < 1
+
+
 @pytest.mark.parametrize('gridsize', [1, 2])
 @pytest.mark.parametrize('name', TRAININGS)
 def test_five_training_steps_are_the_same(computed, name, gridsize):

@@ -16,13 +16,14 @@ from ...plan import Conv, Decoder, Plan
 
 
 class Autoencoder(tf.Module):
-    """PtychoPINN as published, for any even N; see `plan`."""
+    """PtychoPINN as published, for any even N; see `plan`. Weights are to be filled in."""
 
-    def __init__(self, plan: Plan, seed: int = 0) -> None:
+    def __init__(self, plan: Plan) -> None:
         super().__init__()
         self.plan = plan
-        rng = np.random.default_rng(seed)
-        self.kernels = {c.name: tf.Variable(_kernel(c, rng)) for c in plan.convolutions()}
+        self.kernels = {
+            c.name: tf.Variable(tf.zeros([3, 3, c.inputs, c.outputs])) for c in plan.convolutions()
+        }
         self.biases = {c.name: tf.Variable(tf.zeros([c.outputs])) for c in plan.convolutions()}
 
     @property
@@ -89,10 +90,3 @@ def pad(x: tf.Tensor, more_px: int) -> tf.Tensor:
     """Return (B, h, w, C) with zeros around, `more_px` larger in both directions."""
     margin = more_px // 2
     return tf.pad(x, [[0, 0], [margin] * 2, [margin] * 2, [0, 0]]) if margin else x
-
-
-def _kernel(conv: Conv, rng: np.random.Generator) -> tf.Tensor:
-    """Return a kernel (rows, columns, in, out) drawn as Keras does by default (Glorot, uniform)."""
-    limit = math.sqrt(6 / (9 * (conv.inputs + conv.outputs)))
-    shape = (3, 3, conv.inputs, conv.outputs)
-    return tf.constant(rng.uniform(-limit, limit, shape), tf.float32)

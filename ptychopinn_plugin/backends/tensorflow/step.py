@@ -7,10 +7,11 @@ import tensorflow as tf
 
 from ...batching import Batch
 from ...config import ModelConfig, TrainingConfig
-from ...plan import plan
+from ...plan import initial_weights, plan
 from . import physics
 from .losses import LOSSES, patch_loss
 from .network import Autoencoder
+from .weights import import_weights
 
 LIGHT_FLOOR = 1e-3  # of the brightest pixel: keeps unlit parts of a patch on the canvas defined
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
@@ -24,7 +25,8 @@ class PatchModule(tf.Module):
 
     def __init__(self, model: ModelConfig, training: TrainingConfig) -> None:
         super().__init__()
-        self.network = Autoencoder(plan(model), training.seed)
+        self.network = Autoencoder(plan(model))
+        import_weights(self.network, initial_weights(model, training.seed))
         self.mode, self.clip = model.mode, training.gradient_clip
         self.count_loss = LOSSES[training.loss]
         self.first = [tf.Variable(tf.zeros_like(w)) for w in self.network.weights]

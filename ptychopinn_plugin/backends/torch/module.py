@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from ...config import ModelConfig, TrainingConfig
-from ...plan import plan
+from ...plan import initial_weights, plan
 from . import physics
 from .batches import Batch
 from .losses import LOSSES, patch_loss
 from .network import Autoencoder
+from .weights import import_weights
 
 LIGHT_FLOOR = 1e-3  # of the brightest pixel: keeps unlit parts of a patch on the canvas defined
 
@@ -25,6 +26,7 @@ class PatchModule(pl.LightningModule):
         super().__init__()
         self.training_config, self.mode = training, model.mode
         self.network = Autoencoder(plan(model))
+        import_weights(self.network, initial_weights(model, training.seed))
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the mean loss of a batch."""

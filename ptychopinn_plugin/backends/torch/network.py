@@ -16,13 +16,15 @@ from ...plan import Conv, Decoder, Plan
 
 
 class Autoencoder(nn.Module):
-    """PtychoPINN as published, for any even N; see `plan`."""
+    """PtychoPINN as published, for any even N; see `plan`. Weights are to be filled in."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
         self.plan = plan
         # Keys cannot hold dots in a ModuleDict; the canonical name is restored in `weights`.
-        self.convolutions = nn.ModuleDict({key(c.name): _conv(c) for c in plan.convolutions()})
+        self.convolutions = nn.ModuleDict(
+            {key(c.name): nn.Conv2d(c.inputs, c.outputs, 3, padding=1) for c in plan.convolutions()}
+        )
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, amplitudes: Tensor) -> Tensor:
@@ -77,12 +79,3 @@ def crop(x: Tensor, side: int) -> Tensor:
 def key(name: str) -> str:
     """Return the canonical convolution name as a module key."""
     return name.replace('.', '_')
-
-
-def _conv(conv: Conv) -> nn.Conv2d:
-    made = nn.Conv2d(conv.inputs, conv.outputs, 3, padding=1)
-    nn.init.xavier_uniform_(
-        made.weight
-    )  # Keras's default, which the published network was trained with
-    nn.init.constant_(made.bias, 0.0)  # type: ignore[arg-type]
-    return made

@@ -127,9 +127,7 @@ def train(
     if resume:
         check_resumable(folder, 'torch')
     # All that can be refused comes first: an earlier training's checkpoints are cleared after it.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(training.seed)
-        module = PatchModule(model, training)
+    module = PatchModule(model, training)
     if initial is not None:
         import_weights(module.network, initial.weights)
     train_set, validation_set = (
