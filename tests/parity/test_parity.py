@@ -93,8 +93,9 @@ def test_training_starts_from_the_same_weights(computed):
 def test_five_training_steps_are_the_same(computed, name, gridsize):
     """Adam divides by the root of tiny squares: weights may differ where gradients are noise."""
     a, b = (computed[k][f'losses_{name}_{gridsize}'] for k in BACKENDS)
-    np.testing.assert_allclose(a, b, rtol=1e-4)
-    assert not np.allclose(a, a[0], rtol=1e-3)
+    np.testing.assert_allclose(a[:2], b[:2], rtol=1e-5)
+    np.testing.assert_allclose(a, b, rtol=1e-3)
+    assert not np.allclose(a, a[0], rtol=1e-2)
     a, b = (computed[k][f'moved_{name}_{gridsize}'] for k in BACKENDS)
     assert np.linalg.norm(a - b) / np.linalg.norm(b) < 2e-2
 

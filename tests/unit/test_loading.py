@@ -8,7 +8,7 @@ import textwrap
 from importlib.util import find_spec
 from pathlib import Path
 
-FILE = Path(find_spec('ptychopinn_plugin').origin).parent / 'backends/tensorflow/greeting.py'
+FILE = Path(find_spec('ptychopinn_plugin').origin).parent / 'backends/tensorflow/loading.py'
 
 
 def run(body):
