@@ -166,12 +166,18 @@ class ReconstructionConfig:
 
     start: str = setting(
         'auto', 'Start',
-        'Begin from the network or a flat object; auto: the network if a model is given.',
-        choices=('auto', 'network', 'flat'),
+        'Begin from the network, from the phase gradients that the patterns show, or from a flat '
+        'object; auto: the network if a model is given, else the gradients where they fit better.',
+        choices=('auto', 'network', 'gradients', 'flat'),
     )  # fmt: skip
     sweeps: int = setting(
         20, 'Sweeps', 'Physics sweeps over all patterns after the start.', low=0, high=100_000
     )
+    slow_phase: bool = setting(
+        True, 'Slow phase',
+        'Between sweeps, correct the slowly varying phase by how far patterns are displaced.',
+        advanced=True,
+    )  # fmt: skip
     sweep_batch_size: int = setting(
         0, 'Sweep batch size', 'Patterns per physics step; 0 chooses by overlap.',
         low=0, high=65_536, advanced=True,

@@ -1,6 +1,6 @@
 """The story: scans train a model; a scan and perhaps a model give an object.
 
-    Scan -> estimate (network) or flat -> refine (physics sweeps) -> ObjectImage
+    Scan -> estimate (network), phase gradients or flat -> refine (physics sweeps) -> ObjectImage
     Scans -> Backend.train -> Model
 
 Runs in the calling process; the framework is loaded by the first call that needs it.
@@ -17,16 +17,20 @@ from pathlib import Path
 
 import numpy as np
 
+from . import reference
 from .backends import registry
 from .backends.base import Backend, EpochCallback, Model, StepCallback
 from .config import ModelConfig, ReconstructionConfig, RuntimeConfig, TrainingConfig
 from .errors import ConfigError, DataError, require
-from .geometry import relative_illumination
+from .geometry import relative_illumination, windows
 from .result import ObjectImage, Reconstruction, Sweep
-from .scaling import flat_transmission, normalised_probe
+from .scaling import amplitudes, flat_transmission, normalised_probe
 from .scan import Scan
+from .slow_phase import first_phase
 
 logger = logging.getLogger(__name__)
+
+SAMPLE = 64
 
 
 def train(
@@ -93,7 +97,7 @@ def reconstruct(
     clock = _Clock()
     backend = registry.load(runtime.backend)
     clock.lap('import')
-    config = _resolved(reconstruction or ReconstructionConfig(), model)
+    config = reconstruction or ReconstructionConfig()
     steps = iterate(scan, model, backend=backend, reconstruction=config, runtime=runtime)
     start = last = next(steps)
     clock.lap('start')
@@ -114,7 +118,7 @@ def reconstruct(
         start_fourier_error=start.loss,
         estimate=start.image,
         backend=backend.name,
-        start=config.start,
+        start=start.start,
         example=example,
         measured=np.where(scan.bad_pixels, 0, scan.counts[example]).astype(np.float32),
         predicted=pattern(example),
@@ -132,23 +136,39 @@ def iterate(
     runtime: RuntimeConfig,
 ) -> Iterator[Sweep]:
     """Yield the start (number 0, its loss is its fourier_error), then every sweep."""
-    config = _resolved(reconstruction, model)
     probe = normalised_probe(scan)
-    if config.start == 'network':
+    name, image = _start(scan, model, backend, reconstruction, runtime)
+    error, _ = backend.predict(scan, image, probe, runtime)
+    yield Sweep(0, reconstruction.sweeps, image, probe, error, name)
+    yield from backend.refine(scan, image, probe, reconstruction, runtime)
+
+
+def _start(
+    scan: Scan,
+    model: Model | None,
+    backend: Backend,
+    config: ReconstructionConfig,
+    runtime: RuntimeConfig,
+) -> tuple[str, ObjectImage]:
+    """Return which start the settings stand for, and its image."""
+    if config.start == 'network' or (config.start == 'auto' and model is not None):
         require(
             model is not None,
             ConfigError,
             'The network start needs a model',
-            cure='Give a model file, or choose the flat start',
+            cure='Give a model file, or choose another start',
         )
         assert model is not None
         _check_fit(scan, model)
-        image = backend.estimate(scan, model, config, runtime)
-    else:
-        image = flat_start(scan)
-    error, _ = backend.predict(scan, image, probe, runtime)
-    yield Sweep(0, config.sweeps, image, probe, error)
-    yield from backend.refine(scan, image, probe, config, runtime)
+        return 'network', backend.estimate(scan, model, config, runtime)
+    flat = flat_start(scan)
+    if config.start == 'flat':
+        return 'flat', flat
+    image = gradient_start(scan)
+    if config.start == 'auto' and sampled_error(scan, flat) <= sampled_error(scan, image):
+        logger.info('Starting flat: the phase gradients of the patterns do not fit better')
+        return 'flat', flat
+    return 'gradients', image
 
 
 def flat_start(scan: Scan) -> ObjectImage:
@@ -158,10 +178,22 @@ def flat_start(scan: Scan) -> ObjectImage:
     return ObjectImage(np.full(scan.frame.shape, value), weight, scan.frame.origin_px)
 
 
-def _resolved(config: ReconstructionConfig, model: Model | None) -> ReconstructionConfig:
-    if config.start != 'auto':
-        return config
-    return replace(config, start='flat' if model is None else 'network')
+def gradient_start(scan: Scan) -> ObjectImage:
+    """Return the flat object with the phase that the displacements of the patterns give."""
+    flat, phase = flat_start(scan), first_phase(scan, normalised_probe(scan))
+    turned = flat.object * np.exp(1j * phase)
+    return replace(flat, object=turned.astype(np.complex64))
+
+
+def sampled_error(scan: Scan, image: ObjectImage) -> float:
+    """Return the fourier_error of an image over at most `SAMPLE` patterns, far from one another."""
+    rows = np.linspace(0, len(scan) - 1, min(len(scan), SAMPLE)).astype(int)
+    at = windows(scan, image.frame)
+    patches = reference.extract(image.object, at.corner_px[rows], scan.side_px)
+    probes = reference.shift_probe(normalised_probe(scan), at.shift_px[rows])
+    miss = np.sqrt(reference.diffract(patches, probes)) - amplitudes(scan.counts[rows])
+    miss = miss[:, ~scan.bad_pixels]
+    return float((miss**2).sum() / max(scan.totals[rows].sum(), 1))
 
 
 def _sized(model: ModelConfig, scans: Sequence[Scan]) -> ModelConfig:

@@ -61,7 +61,7 @@ class Sweep:
     """The state after refinement sweep `number` of `total` (0 is the start, before any sweep).
 
     `image`, `probe` (P, N, N) and `loss`: the mean of sum(|F| - sqrt(I))^2 / sum(I) met during the
-    sweep.
+    sweep. `start` says what sweep 0 is: 'network', 'gradients' or 'flat'.
     """
 
     number: int
@@ -69,6 +69,7 @@ class Sweep:
     image: ObjectImage
     probe: Complex
     loss: float
+    start: str = ''
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,17 +5,31 @@ in seconds.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import toy_backend
 
+from ptychopinn_plugin import reference
 from ptychopinn_plugin.backends import registry
+from ptychopinn_plugin.geometry import windows
+from ptychopinn_plugin.scaling import normalised_probe
 from ptychopinn_plugin.simulate import Simulation, simulate_scan
 from ptychopinn_plugin.worker import client
 
 TESTS = Path(__file__).resolve().parent
 SHARED = TESTS.parents[1] / 'shared'
+
+
+def seen_through(scan, object_):
+    """The scan as it were of another object (H, W): its counts drawn anew."""
+    at, probe = windows(scan), normalised_probe(scan)
+    patches = reference.extract(object_, at.corner_px, scan.side_px)
+    expected = reference.diffract(patches, reference.shift_probe(probe, at.shift_px))
+    counts = np.random.default_rng(1).poisson(expected).astype(np.uint32)
+    return replace(scan, counts=counts, true_object=object_.astype(np.complex64))
 
 
 @pytest.fixture

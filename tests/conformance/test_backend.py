@@ -25,6 +25,7 @@ from ptychopinn_plugin.scaling import normalised_probe
 from ptychopinn_plugin.simulate import Simulation, simulate_scan
 
 from ..backends_under_test import BACKENDS
+from ..conftest import seen_through
 
 RUNTIME = RuntimeConfig(device='cpu')
 SMALL = ModelConfig(pattern_size_px=32, n_filters_scale=1)
@@ -275,6 +276,18 @@ class TestRefine:
         assert sweeps[-1].loss < 0.1 * sweeps[0].loss
         score = compare(sweeps[-1].image.object, small_scan.true_object, sweeps[-1].image.weight)
         assert score.phase_ssim > 0.9
+
+    def test_slow_phase_waves_go_soon(self, backend):
+        """A phase that varies by 4 rad over 200 pixels, which sweeps alone hardly move."""
+        scan = simulate_scan(Simulation(patterns=500, object_size_px=256, seed=5))
+        y, x = np.mgrid[:256, :256]
+        scan = seen_through(scan, scan.true_object * np.exp(2j * np.cos(np.pi * (x + y / 2) / 200)))
+        miss = {}
+        for slow_phase in (False, True):
+            _, sweeps = self.refine(backend, scan, sweeps=5, slow_phase=slow_phase)
+            image = sweeps[-1].image
+            miss[slow_phase] = compare(image.object, scan.true_object, image.weight).phase_mae_rad
+        assert miss[True] < 0.25 * miss[False]
 
     def test_inputs_are_untouched(self, backend, small_scan):
         start = pipeline.flat_start(small_scan)

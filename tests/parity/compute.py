@@ -11,7 +11,7 @@ from importlib import import_module
 
 import numpy as np
 
-from ptychopinn_plugin import batching
+from ptychopinn_plugin import batching, slow_phase
 from ptychopinn_plugin.backends import registry
 from ptychopinn_plugin.backends.base import Model
 from ptychopinn_plugin.config import (
@@ -137,7 +137,8 @@ def physics(name, framework, given):
     t, a = framework.tensor, framework.array
     obj, probe = t(given['object']), t(given['probe'])
     corner, shift = t(given['corner_px']), t(given['shift_px'])
-    counts, good = t(given['patterns']), t((~given['bad_pixels']).astype(np.float32))
+    allowed = (~given['bad_pixels']).astype(np.float32)
+    counts, good = t(given['patterns']), t(allowed)
     side, shape = given['probe'].shape[-1], given['object'].shape
     probes = module.shift_probe(probe, shift)
     patches = module.extract(obj, corner, side)
@@ -153,6 +154,10 @@ def physics(name, framework, given):
             losses.patch_loss(patches, t(given['other_patches']), module.intensity(probes))
         ),
     }
+    modulus = given['patterns'].astype(np.float32)
+    miss = (modulus[::-1] - modulus) * allowed
+    out['ramp_sums'] = a(module.ramp_sums(t(modulus), t(miss), good))
+    out['ramp_sums_numpy'] = slow_phase.ramp_sums(modulus, miss, allowed)
     for key, loss in losses.LOSSES.items():
         out[f'{key}_loss'] = a(loss(expected, counts, good))
 

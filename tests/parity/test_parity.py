@@ -31,6 +31,11 @@ def test_physics_is_the_same(computed, name):
 
 
 @pytest.mark.parametrize('backend', BACKENDS)
+def test_the_sums_for_the_slow_phase_are_numpys(computed, backend):
+    assert distance(computed[backend]['ramp_sums'], computed[backend]['ramp_sums_numpy']) < 1e-5
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize('name', ['poisson', 'amplitude'])
 def test_losses_are_the_oracles(computed, oracle, given, backend, name):
     loss = getattr(reference, f'{name}_loss')

@@ -20,8 +20,8 @@ LAYERS = {
     **dict.fromkeys(('config', 'scan', 'result'), 1),
     **dict.fromkeys(
         (
-            'atomic', 'batching', 'geometry', 'grouping', 'scaling', 'reference', 'plan',
-            'simulate', 'metrics', 'files', 'archive', 'manifest', 'weights_file', 'report',
+            'atomic', 'batching', 'geometry', 'grouping', 'scaling', 'slow_phase', 'reference',
+            'plan', 'simulate', 'metrics', 'files', 'archive', 'manifest', 'weights_file', 'report',
             'backends',
             'backends.base', 'backends.registry',
         ),

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 import ptychopinn_plugin as pp
-from ptychopinn_plugin import pipeline
+from ptychopinn_plugin import pipeline, reference
 from ptychopinn_plugin.backends.base import StopTraining
 from ptychopinn_plugin.config import ModelConfig, ReconstructionConfig, TrainingConfig
 from ptychopinn_plugin.errors import BackendUnavailableError, ConfigError, DataError
+from ptychopinn_plugin.geometry import windows
+from ptychopinn_plugin.scaling import normalised_probe
 from ptychopinn_plugin.simulate import Simulation, simulate_scan
 
 
@@ -23,7 +25,7 @@ def test_reconstruct_tells_everything(toy, small_scan):
     assert [s.number for s in seen] == [0, 1, 2, 3, 4]
     assert result.losses == (0.5, 0.75, 0.5, 0.25, 0.0)
     assert result.backend == 'toy'
-    assert result.start == 'flat'
+    assert result.start == 'gradients'
     np.testing.assert_allclose(result.image.object, small_scan.true_object, atol=1e-6)
     assert result.estimate is seen[0].image
     assert result.fourier_error == result.start_fourier_error == 0.5
@@ -92,6 +94,38 @@ def test_flat_start_predicts_the_mean_counts(small_scan):
     assert image.frame == small_scan.frame
     assert 0 < np.abs(image.object[0, 0]) <= 1
     assert image.weight.max() == 1
+
+
+def test_auto_without_a_model_begins_from_what_fits_better(toy, small_scan, monkeypatch):
+    def start(name='auto'):
+        config = ReconstructionConfig(start=name, sweeps=0)
+        result = pp.reconstruct(small_scan, reconstruction=config)
+        return result.start, result.image.object
+
+    flat, gradients = pipeline.flat_start(small_scan), pipeline.gradient_start(small_scan)
+    assert pipeline.sampled_error(small_scan, gradients) < pipeline.sampled_error(small_scan, flat)
+    name, image = start()
+    assert name == 'gradients'
+    np.testing.assert_array_equal(image, gradients.object)
+    assert start('flat')[0] == 'flat'
+    wrong = replace(gradients, object=gradients.object[::-1] * np.complex64(0.1))
+    monkeypatch.setattr(pipeline, 'gradient_start', lambda scan: wrong)
+    name, image = start()
+    assert name == 'flat'
+    np.testing.assert_array_equal(image, flat.object)
+    name, image = start('gradients')  # as the user insists
+    assert name == 'gradients'
+    np.testing.assert_array_equal(image, wrong.object)
+
+
+def test_the_sampled_error_is_the_fourier_error(small_scan):
+    image = pipeline.flat_start(small_scan)
+    at, probe = windows(small_scan), normalised_probe(small_scan)
+    patches = reference.extract(image.object, at.corner_px, small_scan.side_px)
+    expected = reference.diffract(patches, reference.shift_probe(probe, at.shift_px))
+    miss = np.sqrt(expected) - np.sqrt(small_scan.counts)
+    whole = (miss**2).sum() / small_scan.totals.sum()
+    assert pipeline.sampled_error(small_scan, image) == pytest.approx(whole, rel=0.1)
 
 
 def test_unknown_public_name():

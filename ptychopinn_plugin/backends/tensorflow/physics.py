@@ -89,3 +89,15 @@ def diffract(object_patches: tf.Tensor, probes: tf.Tensor) -> tf.Tensor:
     counts.
     """
     return intensity(far_field(illuminate(object_patches, probes)))
+
+
+def ramp_sums(modulus: tf.Tensor, miss: tf.Tensor, good: tf.Tensor | None = None) -> tf.Tensor:
+    """Return (B, 5) the sums of `slow_phase.ramp_sums` over modulus and miss (B, N, N)."""
+    dy, dx = modulus[:, 2:] - modulus[:, :-2], modulus[:, :, 2:] - modulus[:, :, :-2]
+    if good is not None:
+        dy, dx = dy * good[1:-1], dx * good[:, 1:-1]
+    pairs = (
+        (dy, miss[:, 1:-1]), (dx, miss[:, :, 1:-1]),
+        (dy, dy), (dx, dx), (dy[:, :, 1:-1], dx[:, 1:-1]),
+    )  # fmt: skip
+    return tf.stack([tf.reduce_sum(a * b, (1, 2)) for a, b in pairs], 1)

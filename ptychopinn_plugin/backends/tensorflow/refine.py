@@ -10,6 +10,7 @@ with P_j the probe moved to position j and a = `REGULARISATION` (rPIE, doi:10.13
 The patterns of a batch are spread over the object, so that a batch steps nearly as far as one
 pattern at a time would, and the batches stay the same in every sweep, so that the shifted probes
 and the denominators are computed once. The order of the batches is drawn anew for every sweep.
+Between sweeps the slowly varying phase is corrected; see `slow_phase`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from ...grouping import spread_batches
 from ...result import ObjectImage, Sweep
 from ...scaling import amplitudes
 from ...scan import Complex, Float, Scan
+from ...slow_phase import SlowPhase, due, ramp_sums
 from . import memory, physics
 
 REGULARISATION = 0.3  # 0.02 diverges, 0.1 is faster for 5 sweeps and noisier after 20
@@ -82,17 +84,26 @@ class Sweeper:
             {} if held <= CACHE_BYTES and not self.update_probe else None
         )
         self.step = DeviceStep(self) if on_gpu else HostStep(self)
+        corner_px = np.concatenate([b.corner_px for b in self.batches])
+        self.slow = SlowPhase(corner_px, probe, scan.frame.shape) if config.slow_phase else None
 
-    def sweep(self) -> float:
+    def sweep(self, *, correct: bool = False) -> float:
         """Visit every batch once in random order; return sum(|F| - sqrt(I))^2 / sum(I) met on the
-        way.
+        way. `correct` also corrects the slow phase, by the displacements met on the way.
         """
         error = 0.0
+        ramps: list[Any] = [None] * len(self.batches)
         for number in self.rng.permutation(len(self.batches)):
-            error += self.step(self.batches[number], *self._lit(int(number)))
+            batch, lit = self.batches[number], self._lit(int(number))
+            missed, ramps[number] = self.step(batch, *lit, correct=correct)
+            error += missed
         self.step.hand_over()
         if self.update_probe:
             self._fix_scale()
+        if correct and self.slow is not None:
+            phase = self.slow.phase(np.concatenate(ramps))
+            self.object *= np.cos(phase) + 1j * np.sin(phase)
+            self.step.take_over()
         return error / self.total_counts
 
     def _lit(self, number: int) -> tuple[Any, Any]:
@@ -122,8 +133,12 @@ class HostStep:
         self.patches = memory.aligned((shape[0], *shape[2:]))
         self.light = np.zeros(sweeper.object.shape, np.float32)
 
-    def __call__(self, batch: Batch, probes: Complex, back: Complex) -> float:
-        """Correct the object (and the probe) by one batch; return sum(|F| - sqrt(I))^2."""
+    def __call__(
+        self, batch: Batch, probes: Complex, back: Complex, *, correct: bool
+    ) -> tuple[float, Float | None]:
+        """Correct the object (and the probe) by one batch; return sum(|F| - sqrt(I))^2 and, when
+        asked, the `ramp_sums`.
+        """
         s, corners = self.sweeper, batch.corners
         patches = memory.extract(s.object, corners, self.patches[: len(corners)])
         waves = self.waves[: len(corners)]
@@ -136,6 +151,7 @@ class HostStep:
             miss *= s.good
         flat = miss.reshape(-1)
         error: float = float(np.dot(flat, flat)) / s.side**2
+        ramps = ramp_sums(modulus[:, 0], miss[:, 0], s.good) if correct else None
         modulus += 1e-6
         np.multiply(field, np.divide(miss, modulus, out=miss), out=waves)
         change = memory.ifft2(waves)
@@ -144,7 +160,7 @@ class HostStep:
             s.probe += memory.view(step) / float(floor)
         np.multiply(change, back, out=waves)
         memory.merge(s.object, corners, waves[:, 0] if waves.shape[1] == 1 else waves.sum(1))
-        return error
+        return error, ramps
 
     def lighting(self, batch: Batch) -> tuple[Complex, Complex]:
         """Return a batch's shifted probes and conj(probes) / denominator, both (B, P, N, N)."""
@@ -178,9 +194,14 @@ class DeviceStep:
         self.graph = tf.function(self._step, input_signature=[*where, amplitude, field, field])
         self.lights = tf.function(self._lighting, input_signature=where)
 
-    def __call__(self, batch: Batch, probes: Complex, back: Complex) -> float:
-        """Correct the object (and the probe) by one batch; return sum(|F| - sqrt(I))^2."""
-        return float(self.graph(batch.corner_px, batch.shift_px, batch.amplitude, probes, back))
+    def __call__(
+        self, batch: Batch, probes: tf.Tensor, back: tf.Tensor, *, correct: bool
+    ) -> tuple[float, tf.Tensor]:
+        """Correct the object (and the probe) by one batch; return sum(|F| - sqrt(I))^2 and the
+        `ramp_sums`, which cost nothing here.
+        """
+        error, ramps = self.graph(batch.corner_px, batch.shift_px, batch.amplitude, probes, back)
+        return float(error), ramps
 
     def _step(
         self,
@@ -189,7 +210,7 @@ class DeviceStep:
         amplitude: tf.Tensor,
         probes: tf.Tensor,
         back: tf.Tensor,
-    ) -> tf.Tensor:
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         s = self.sweeper
         patches = physics.extract(self.object, corner_px, s.side)
         field = tf.signal.fft2d(physics.illuminate(patches, probes))
@@ -204,7 +225,8 @@ class DeviceStep:
             self.probe.assign_add(step / tf.complex(floor, tf.zeros_like(floor)))
         merged = tf.reduce_sum(change * back, 1)
         self.object.assign_add(physics.merge(merged, corner_px, s.object.shape))
-        return tf.reduce_sum(tf.square(miss)) / s.side**2
+        error = tf.reduce_sum(tf.square(miss)) / s.side**2
+        return error, physics.ramp_sums(modulus[:, 0], miss[:, 0], s.good)
 
     def lighting(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
         """Return a batch's shifted probes and conj(probes) / denominator, both (B, P, N, N)."""
@@ -280,6 +302,7 @@ def refine(
     """Yield the state after each of `config.sweeps` sweeps."""
     sweeper = Sweeper(scan, start, probe, config, on_gpu=on_gpu)
     for number in range(1, config.sweeps + 1):
-        loss = sweeper.sweep()
+        correct = config.slow_phase and due(number) and number < config.sweeps
+        loss = sweeper.sweep(correct=correct)
         image = ObjectImage(sweeper.object.copy(), start.weight, start.origin_px)
         yield Sweep(number, config.sweeps, image, sweeper.probe.copy(), loss)

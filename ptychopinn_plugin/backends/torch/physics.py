@@ -90,3 +90,15 @@ def diffract(object_patches: Tensor, probes: Tensor) -> Tensor:
     counts.
     """
     return intensity(far_field(illuminate(object_patches, probes)))
+
+
+def ramp_sums(modulus: Tensor, miss: Tensor, good: Tensor | None = None) -> Tensor:
+    """Return (B, 5) the sums of `slow_phase.ramp_sums` over modulus and miss (B, N, N)."""
+    dy, dx = modulus[:, 2:] - modulus[:, :-2], modulus[:, :, 2:] - modulus[:, :, :-2]
+    if good is not None:
+        dy, dx = dy * good[1:-1], dx * good[:, 1:-1]
+    pairs = (
+        (dy, miss[:, 1:-1]), (dx, miss[:, :, 1:-1]),
+        (dy, dy), (dx, dx), (dy[:, :, 1:-1], dx[:, 1:-1]),
+    )  # fmt: skip
+    return torch.stack([(a * b).sum((1, 2)) for a, b in pairs], 1)

@@ -10,6 +10,7 @@ with P_j the probe moved to position j and a = `REGULARISATION` (rPIE, doi:10.13
 The patterns of a batch are spread over the object, so that a batch steps nearly as far as one
 pattern at a time would, and the batches stay the same in every sweep, so that the shifted probes
 and the denominators are computed once. The order of the batches is drawn anew for every sweep.
+Between sweeps the slowly varying phase is corrected; see `slow_phase`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from ...grouping import spread_batches
 from ...result import ObjectImage, Sweep
 from ...scaling import amplitudes
 from ...scan import Complex, Scan
+from ...slow_phase import SlowPhase, due, ramp_sums
 from . import physics
 
 REGULARISATION = 0.3  # 0.02 diverges, 0.1 is faster for 5 sweeps and noisier after 20
@@ -71,19 +73,26 @@ class Sweeper:
         self.cache: dict[int, tuple[Tensor, Tensor]] | None = (
             {} if held <= CACHE_BYTES and not self.update_probe else None
         )
+        corner_px = torch.cat([b.corner_px for b in self.batches]).cpu().numpy()
+        self.slow = SlowPhase(corner_px, probe, scan.frame.shape) if config.slow_phase else None
 
-    def sweep(self) -> float:
+    def sweep(self, *, correct: bool = False) -> float:
         """Visit every batch once in random order; return sum(|F| - sqrt(I))^2 / sum(I) met on the
-        way.
+        way. `correct` also corrects the slow phase, by the displacements met on the way.
         """
         error = 0.0
+        ramps: list[Tensor | None] = [None] * len(self.batches)
         for number in self.rng.permutation(len(self.batches)):
-            error += self._step(int(number))
+            error += self._step(int(number), ramps if correct else None)
         if self.update_probe:
             self._fix_scale()
+        if correct and self.slow is not None:
+            phase = self.slow.phase(torch.cat([r for r in ramps if r is not None]).cpu().numpy())
+            turn = torch.from_numpy(phase).to(self.object.device)
+            self.object *= torch.polar(torch.ones_like(turn), turn)
         return error / self.total_counts
 
-    def _step(self, number: int) -> float:
+    def _step(self, number: int, ramps: list[Tensor | None] | None) -> float:
         batch = self.batches[number]
         probes, back = self._lighting(number)
         patches = physics.extract(self.object, batch.corner_px, self.side)
@@ -94,6 +103,8 @@ class Sweeper:
         if self.good is not None:
             miss *= self.good
         error = (float(torch.linalg.vector_norm(miss)) / self.side) ** 2
+        if ramps is not None:
+            ramps[number] = _ramp_sums(modulus[:, 0], miss[:, 0], self.good)
         field *= miss.div_(modulus.add_(1e-6))
         change = torch.fft.ifft2(field)
         if self.update_probe:
@@ -158,6 +169,13 @@ def _modulus(field: Tensor) -> Tensor:
     return torch.from_numpy(np.sqrt(power, out=power))
 
 
+def _ramp_sums(modulus: Tensor, miss: Tensor, good: Tensor | None) -> Tensor:
+    if modulus.is_cuda:
+        return physics.ramp_sums(modulus, miss, good)
+    allowed = None if good is None else good.numpy()
+    return torch.from_numpy(ramp_sums(modulus.numpy(), miss.numpy(), allowed))
+
+
 def default_batch_size(scan: Scan) -> int:
     """Return a batch size that keeps its patterns apart and its arrays in the cache."""
     return max(4, min(32, len(scan) // 8))
@@ -190,6 +208,7 @@ def refine(
     """Yield the state after each of `config.sweeps` sweeps."""
     sweeper = Sweeper(scan, start, probe, config, device)
     for number in range(1, config.sweeps + 1):
-        loss = sweeper.sweep()
+        correct = config.slow_phase and due(number) and number < config.sweeps
+        loss = sweeper.sweep(correct=correct)
         image = ObjectImage(sweeper.object.cpu().numpy().copy(), start.weight, start.origin_px)
         yield Sweep(number, config.sweeps, image, sweeper.probe.cpu().numpy().copy(), loss)

@@ -1,0 +1,143 @@
+"""The part of the phase that varies slowly, from how far each pattern lies from its prediction.
+
+Sweeps fix fine detail in a few passes and slow phase waves in hundreds: under one probe such a
+wave is a ramp, and a ramp g [rad/px] only moves the pattern by t = g N / (2 pi) pixels. So it is
+measured as a displacement, by least squares over the pixels of each pattern,
+
+    sqrt(I) - |F| = -t . grad |F|,
+
+the ramps of all patterns are spread over the object with |P|^2, weighted by how well each is known,
+and Poisson's equation turns the field of gradients into a phase (free borders, by cosine
+transforms). Exact for a phase that is linear under the probe; what is left is fine detail, which
+the sweeps see. Five sums per pattern are all it needs, so it costs a few percent of a sweep.
+
+Letters as in `scan`; the modulus and the miss may carry any common factor.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+
+from .geometry import windows
+from .scaling import amplitudes, flat_transmission
+from .scan import Array, Complex, Double, Float, Scan
+
+SUMS = 5
+LARGEST_MOVE_PX = 1.0  # of a pattern, in one correction: beyond it |F| is not linear
+DAMPING = 1e-2  # of the mean squared slope: patterns without structure say nothing
+UNLIT = 1e-3  # of the brightest spot: darker parts keep their phase
+BATCH = 256
+
+
+def due(number: int) -> bool:
+    """Return whether the slow phase is corrected after sweep `number`: 1, 2, 3, 4, 6, 8, 12, 16,
+    24, ...
+    """
+    while number and number % 2 == 0:
+        number //= 2
+    return number in (1, 3)
+
+
+def ramp_sums(modulus: Float, miss: Float, good: Float | None = None) -> Float:
+    """Return (B, 5): slope y and x times miss, slope y^2, x^2, and y times x, summed over pixels.
+
+    modulus and miss = sqrt(I) - modulus are (B, N, N), miss zero on bad pixels; good (N, N) is 1 or
+    0. Slopes are differences over two pixels.
+    """
+    dy, dx = modulus[:, 2:] - modulus[:, :-2], modulus[:, :, 2:] - modulus[:, :, :-2]
+    if good is not None:
+        dy *= good[1:-1]
+        dx *= good[:, 1:-1]
+    pairs = (
+        (dy, miss[:, 1:-1]), (dx, miss[:, :, 1:-1]),
+        (dy, dy), (dx, dx), (dy[:, :, 1:-1], dx[:, 1:-1]),
+    )  # fmt: skip
+    return np.stack([np.einsum('byx,byx->b', a, b) for a, b in pairs], axis=1)
+
+
+class SlowPhase:
+    """Ramps of the patterns at corner_px (M, 2) to a phase on the object, shape (H, W)."""
+
+    def __init__(
+        self, corner_px: NDArray[np.int64], probe: Complex, shape: tuple[int, int]
+    ) -> None:
+        self.shape, self.side = shape, probe.shape[-1]
+        self._grid = (fft.next_fast_len(shape[0], True), fft.next_fast_len(shape[1], True))
+        self._place = np.ravel_multi_index((corner_px[:, 0], corner_px[:, 1]), self._grid)
+        power = (np.abs(probe) ** 2).sum(0)
+        self._power = fft.rfft2((power / power.max()).astype(np.float32), self._grid)
+
+    def phase(self, sums: Array) -> Float:
+        """Return the phase (H, W) [rad] to add to the object, for the `ramp_sums` (M, 5)."""
+        ramps, known = self.ramps(sums)
+        light, *field = (self._spread(v) for v in (known, known * ramps[:, 0], known * ramps[:, 1]))
+        light = np.maximum(light, 0) + np.float32(max(UNLIT * float(light.max()), 1e-30))
+        return integrate(field[0] / light, field[1] / light)
+
+    def ramps(self, sums: Array) -> tuple[Double, Double]:
+        """Return the missing ramps (M, 2) (y, x) [rad/px] and how well each is known (M,)."""
+        vy, vx, yy, xx, yx = sums.astype(np.float64).T
+        known = np.sqrt(np.maximum(yy * xx - yx**2, 0))
+        damping = DAMPING * (yy + xx) / 2 + 1e-30
+        yy, xx = yy + damping, xx + damping
+        slope = np.stack([xx * vy - yx * vx, yy * vx - yx * vy], 1) / (yy * xx - yx**2)[:, None]
+        move = -2 * slope
+        length = np.maximum(np.hypot(*move.T), 1e-30)[:, None]
+        move *= np.minimum(1, LARGEST_MOVE_PX / length)
+        return move * (2 * np.pi / self.side), known
+
+    def _spread(self, values: Double) -> Float:
+        """Return the values (M,) spread over the object with |P|^2, (H, W)."""
+        points = np.bincount(self._place, values, self._grid[0] * self._grid[1])
+        points = points.reshape(self._grid).astype(np.float32)
+        spread = fft.irfft2(fft.rfft2(points) * self._power, self._grid)
+        return np.asarray(spread[: self.shape[0], : self.shape[1]])
+
+
+def integrate(slope_y: Float, slope_x: Float) -> Float:
+    """Return the phase (H, W), mean zero, whose gradient is nearest to the slopes [rad/px], each
+    (H, W).
+    """
+    height, width = slope_y.shape
+    inner_y, inner_x = (slope_y[1:] + slope_y[:-1]) / 2, (slope_x[:, 1:] + slope_x[:, :-1]) / 2
+    divergence = np.zeros((height, width), np.float32)
+    divergence[:-1] += inner_y
+    divergence[1:] -= inner_y
+    divergence[:, :-1] += inner_x
+    divergence[:, 1:] -= inner_x
+    y, x = (2 * np.cos(np.pi * np.arange(n) / n) - 2 for n in (height, width))
+    laplacian = (y[:, None] + x).astype(np.float32)
+    laplacian[0, 0] = 1
+    spectrum = fft.dctn(divergence) / laplacian
+    spectrum[0, 0] = 0
+    phase: Float = fft.idctn(spectrum)
+    return phase
+
+
+def first_phase(scan: Scan, probe: Complex) -> Float:
+    """Return the phase (H, W) that the patterns' displacements against a flat object give, with the
+    normalised probe (P, N, N).
+    """
+    field = np.fft.fft2(probe * flat_transmission(scan), norm='ortho')
+    modulus = np.fft.fftshift(np.sqrt((np.abs(field) ** 2).sum(0))).astype(np.float32)
+    good = (~scan.bad_pixels).astype(np.float32)
+    slow = SlowPhase(windows(scan).corner_px, probe, scan.frame.shape)
+    sums = np.empty((len(scan), SUMS), np.float32)
+    for start in range(0, len(scan), BATCH):
+        rows = slice(start, start + BATCH)
+        miss = (amplitudes(scan.counts[rows]) - modulus) * good
+        # One predicted pattern for all: its slopes are taken once.
+        sums[rows] = _sums_of_one(modulus, miss, good)
+    return slow.phase(sums)
+
+
+def _sums_of_one(modulus: Float, miss: Float, good: Float) -> Float:
+    """Return `ramp_sums` of one modulus (N, N) and many misses (B, N, N)."""
+    own = ramp_sums(modulus[None], np.zeros_like(modulus)[None], good)
+    slopes = np.zeros((2, *modulus.shape), np.float32)
+    slopes[0, 1:-1] = modulus[2:] - modulus[:-2]
+    slopes[1, :, 1:-1] = modulus[:, 2:] - modulus[:, :-2]
+    first = miss.reshape(len(miss), -1) @ slopes.reshape(2, -1).T
+    return np.concatenate([first, np.repeat(own[:, 2:], len(miss), 0)], 1)

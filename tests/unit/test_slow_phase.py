@@ -1,0 +1,131 @@
+"""The slow phase, against ramps and waves that are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ptychopinn_plugin.scaling import normalised_probe
+from ptychopinn_plugin.simulate import Simulation, simulate_scan
+from ptychopinn_plugin.simulate.probes import make_probe
+from ptychopinn_plugin.slow_phase import (
+    LARGEST_MOVE_PX,
+    SlowPhase,
+    due,
+    first_phase,
+    integrate,
+    ramp_sums,
+)
+
+from ..conftest import seen_through
+
+N = 64
+
+
+def moduli(phase, probe=None, modes=1):
+    """|F| (1, N, N), zero frequency first, of a probe with a phase (N, N) under it."""
+    probe = make_probe('zone-plate', N, modes) if probe is None else probe
+    field = np.fft.fft2(probe * np.exp(1j * phase))
+    return np.sqrt((np.abs(field) ** 2).sum(0))[None].astype(np.float32)
+
+
+def ramp(gy, gx):
+    r = np.arange(N) - (N - 1) / 2
+    return gy * r[:, None] + gx * r
+
+
+def slow(probe=None):
+    probe = make_probe('zone-plate', N, 1) if probe is None else probe
+    return SlowPhase(np.array([[0, 0]]), probe, (N, N))
+
+
+@pytest.mark.parametrize('modes', [1, 3])
+@pytest.mark.parametrize('g', [(0.01, 0.0), (0.0, -0.02), (-0.015, 0.03)])
+def test_a_ramp_is_found(g, modes):
+    flat, moved = moduli(0, modes=modes), moduli(ramp(*g), modes=modes)
+    found, known = slow().ramps(ramp_sums(flat, moved - flat))
+    np.testing.assert_allclose(found[0], g, rtol=0.25, atol=0.001)  # slopes over two pixels
+    assert known[0] > 0
+
+
+def test_no_ramp_where_nothing_is_missed():
+    flat = moduli(0)
+    found, _ = slow().ramps(ramp_sums(flat, np.zeros_like(flat)))
+    assert (found == 0).all()
+
+
+def test_a_scale_is_no_ramp():
+    flat = moduli(0)
+    found, _ = slow().ramps(ramp_sums(flat, 0.3 * flat))
+    np.testing.assert_allclose(found, 0, atol=3e-4)  # a ramp of the others is 0.01
+
+
+def test_a_ramp_too_large_to_be_linear_is_cut():
+    flat, moved = moduli(0), moduli(ramp(0.9, 0.0))
+    found, _ = slow().ramps(ramp_sums(flat, 30 * (moved - flat)))
+    assert np.hypot(*found[0]) == pytest.approx(LARGEST_MOVE_PX * 2 * np.pi / N)
+
+
+def test_dark_patterns_say_nothing():
+    dark = np.zeros((1, N, N), np.float32)
+    found, known = slow().ramps(ramp_sums(dark, dark))
+    assert (found == 0).all()
+    assert (known == 0).all()
+    assert (slow().phase(ramp_sums(dark, dark)) == 0).all()
+
+
+@pytest.mark.parametrize('masked', [False, True])
+def test_sums_are_over_good_pixels(masked):
+    rng = np.random.default_rng(0)
+    m, e = rng.random((2, 3, 8, 8)).astype(np.float32)
+    good = (rng.random((8, 8)) > 0.3 if masked else np.ones((8, 8))).astype(np.float32)
+    e *= good
+    dy, dx = np.zeros((2, 3, 8, 8))
+    dy[:, 1:-1], dx[:, :, 1:-1] = m[:, 2:] - m[:, :-2], m[:, :, 2:] - m[:, :, :-2]
+    dy, dx = dy * good, dx * good
+    pairs = ((dy, e), (dx, e), (dy, dy), (dx, dx), (dy, dx))
+    expected = np.stack([(a * b).sum((1, 2)) for a, b in pairs], 1)
+    found = ramp_sums(m, e, good if masked else None)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_ramp_is_found_beside_bad_pixels():
+    flat, moved = moduli(0), moduli(ramp(0.02, -0.01))
+    good = np.ones((N, N), np.float32)
+    good[:, 3:20] = 0
+    found, _ = slow().ramps(ramp_sums(flat, (moved - flat) * good, good))
+    np.testing.assert_allclose(found[0], (0.02, -0.01), rtol=0.3)
+
+
+@pytest.mark.parametrize('shape', [(40, 60), (33, 31)])
+def test_a_phase_is_integrated_from_its_gradient(shape):
+    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
+    phase = np.cos(np.pi * y / 40) * np.sin(np.pi * x / 55) + 0.03 * y - 0.01 * x
+    gy, gx = np.gradient(phase)
+    found = integrate(gy.astype(np.float32), gx.astype(np.float32))
+    assert found.dtype == np.float32
+    assert abs(found.mean()) < 1e-5
+    np.testing.assert_allclose(found, phase - phase.mean(), atol=0.02)
+
+
+def wave_scan(amplitude=1.5, **settings):
+    """A scan of a slow phase wave and nothing else."""
+    scan = simulate_scan(Simulation(patterns=400, object_size_px=192, seed=5, **settings))
+    y, x = np.mgrid[:192, :192]
+    object_ = 0.8 * np.exp(1j * amplitude * np.cos(2 * np.pi * (x + 0.5 * y) / 150))
+    return seen_through(scan, object_)
+
+
+@pytest.mark.parametrize('settings', [{}, {'bad_fraction': 0.05}, {'modes': 2}])
+def test_the_first_phase_is_the_wave(settings):
+    scan = wave_scan(**settings)
+    found = first_phase(scan, normalised_probe(scan))
+    lit = np.s_[40:-40, 40:-40]
+    miss = np.angle(np.exp(1j * (found - np.angle(scan.true_object))))[lit]
+    miss -= miss.mean()
+    wave = np.angle(scan.true_object)[lit]
+    assert miss.std() < 0.25 * wave.std()
+
+
+def test_the_corrections_come_less_and_less_often():
+    assert [k for k in range(40) if due(k)] == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32]
