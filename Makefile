@@ -11,11 +11,16 @@ OTHER_VENV := .venv-$(OTHER)
 OTHER_STAMP := $(OTHER_VENV)/.installed
 OTHER_TESTS := build/tests-$(OTHER)
 
+# What users would pick instead, in an environment of its own; `make bench-peers PEERS=--quick`.
+PEERS_VENV := .venv-peers
+PEERS_STAMP := $(PEERS_VENV)/.installed
+PEERS ?=
+
 BACKEND_TESTS := tests/conformance tests/test_cycle.py tests/test_real_scan.py tests/host/test_end_to_end.py
 
 export QT_QPA_PLATFORM ?= offscreen
 
-.PHONY: venv demo test test-other lint bench bench-parity screenshots qt-libraries clean
+.PHONY: venv demo test test-other lint bench bench-parity bench-peers screenshots qt-libraries clean
 venv: $(STAMP)
 
 $(STAMP): $(SOURCES)
@@ -61,6 +66,17 @@ bench: $(STAMP)
 
 bench-parity: $(STAMP)
 	$(BIN)/python benchmarks/parity.py
+
+# The benchmark says so and goes on with the others when pty-chi does not install.
+$(PEERS_STAMP): $(SOURCES)
+	$(PYTHON) -m venv $(PEERS_VENV)
+	$(PEERS_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(PEERS_VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[torch]' 'ptychi==2.1.*'
+	touch $@
+
+bench-peers: $(STAMP)
+	$(MAKE) $(PEERS_STAMP) || echo 'pty-chi did not install'
+	$(BIN)/python benchmarks/peers.py $(PEERS)
 
 screenshots: $(STAMP)
 	$(BIN)/python docs/make_screenshots.py

@@ -185,6 +185,11 @@ class ReconstructionConfig:
     update_probe: bool = setting(
         False, 'Update probe', 'Let the sweeps improve the probe modes too.'
     )
+    probe_modes: int = setting(
+        0, 'Probe modes',
+        'Incoherent modes of the probe while it is updated; 0 keeps those of the scan.',
+        low=0, high=16,
+    )  # fmt: skip
     seed: int = setting(
         0, 'Seed', 'Seed of the order of the patterns in a sweep.', low=0, high=2**31 - 1,
         advanced=True, flag='sweep-seed',
@@ -192,6 +197,14 @@ class ReconstructionConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.probe_modes and not self.update_probe:
+            raise ConfigError(
+                explain(
+                    'Probe modes are guesses that only an update makes right',
+                    expected='update_probe, or probe_modes=0',
+                    received=f'probe_modes={self.probe_modes}, update_probe={self.update_probe}',
+                )
+            )
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from .backends.base import Backend, EpochCallback, Model, StepCallback
 from .config import ModelConfig, ReconstructionConfig, RuntimeConfig, TrainingConfig
 from .errors import ConfigError, DataError, require
 from .geometry import relative_illumination, windows
+from .probe_modes import adjusted
 from .result import ObjectImage, Reconstruction, Sweep
 from .scaling import amplitudes, flat_transmission, normalised_probe
 from .scan import Scan
@@ -137,6 +138,8 @@ def iterate(
 ) -> Iterator[Sweep]:
     """Yield the start (number 0, its loss is its fourier_error), then every sweep."""
     probe = normalised_probe(scan)
+    if reconstruction.probe_modes:
+        probe = adjusted(probe, reconstruction.probe_modes)
     name, image = _start(scan, model, backend, reconstruction, runtime)
     error, _ = backend.predict(scan, image, probe, runtime)
     yield Sweep(0, reconstruction.sweeps, image, probe, error, name)

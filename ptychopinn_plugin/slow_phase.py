@@ -31,15 +31,6 @@ UNLIT = 1e-3  # of the brightest spot: darker parts keep their phase
 BATCH = 256
 
 
-def due(number: int) -> bool:
-    """Return whether the slow phase is corrected after sweep `number`: 1, 2, 3, 4, 6, 8, 12, 16,
-    24, ...
-    """
-    while number and number % 2 == 0:
-        number //= 2
-    return number in (1, 3)
-
-
 def ramp_sums(modulus: Float, miss: Float, good: Float | None = None) -> Float:
     """Return (B, 5): slope y and x times miss, slope y^2, x^2, and y times x, summed over pixels.
 
@@ -114,6 +105,25 @@ def integrate(slope_y: Float, slope_x: Float) -> Float:
     spectrum[0, 0] = 0
     phase: Float = fft.idctn(spectrum)
     return phase
+
+
+def mean_ramp(object_: Complex, weight: Float) -> tuple[float, float]:
+    """Return the mean phase gradient (y, x) [rad/px] of an object (H, W) where there is light.
+
+    With an unknown probe it is not in the data (PH-12): O e^{-i g r} under P e^{i g r} predicts the
+    same patterns.
+    """
+    light = np.sqrt(weight[1:, 1:])
+    own = object_[1:, 1:] * light
+    y, x = ((own * other.conj() * light).sum() for other in (object_[:-1, 1:], object_[1:, :-1]))
+    return float(np.angle(y)), float(np.angle(x))
+
+
+def plane(shape: tuple[int, int], ramp: tuple[float, float]) -> Complex:
+    """Return exp(i g r), (H, W), of a ramp g (y, x) [rad/px] that is zero in the middle."""
+    y, x = (np.exp(1j * g * (np.arange(n) - (n - 1) / 2)) for n, g in zip(shape, ramp, strict=True))
+    wave: Complex = (y[:, None] * x).astype(np.complex64)
+    return wave
 
 
 def first_phase(scan: Scan, probe: Complex) -> Float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from .. import archive, files, pipeline
+from .. import archive, files, orientation, pipeline
 from .. import metrics as scores
 from ..config import ModelConfig, ReconstructionConfig, RuntimeConfig, TrainingConfig
-from ..result import Epoch, ObjectImage, Sweep
+from ..result import Epoch, ObjectImage, Reconstruction, Sweep
 from ..scan import Scan
 from . import flags
 from .progress import Bar, say
+
+logger = logging.getLogger(__name__)
 
 Report = dict[str, Any]
 
@@ -68,6 +71,7 @@ def reconstruct(args: argparse.Namespace) -> Report:
     }  # fmt: skip
     report['peak_memory_bytes'] = peak_memory_bytes()
     _tell_reconstruction(report)
+    _doubt(scan, result)
     return report
 
 
@@ -90,6 +94,48 @@ def _tell_reconstruction(report: Report) -> None:
         f'start {seconds["start"]:.1f} s, sweeps {seconds.get("sweeps", 0):.1f} s, '
         f'total {seconds["total"]:.1f} s'
     )
+
+
+def _doubt(scan: Scan, result: Reconstruction) -> None:
+    """Warn when the result explains the patterns too badly for a matching scan."""
+    floor, sweeps = orientation.noise_floor(scan), len(result.losses) - 1
+    if orientation.suspicious(result.fourier_error, floor, sweeps):
+        logger.warning(
+            'fourier_error %.4f is high: photon noise leaves about %.4f. Flipped or swapped axes, '
+            'positions in wrong units and a wrong probe do this. ptychopinn-plugin orient SCAN '
+            'checks the axes, --update-probe improves the probe',
+            result.fourier_error, floor,
+        )  # fmt: skip
+
+
+def orient(args: argparse.Namespace) -> Report:
+    """Say which flip or swap of the patterns fits the positions."""
+    scan = _load(args.scan, args)
+    with Bar('Orientations', len(orientation.orientations())) as bar:
+        done: list[str] = []
+
+        def watch(name: str, error: float) -> None:
+            done.append(name)
+            bar.move(len(done), f'{name}: fourier_error {error:.5f}')
+
+        found = orientation.judge(
+            scan, runtime=flags.settings(RuntimeConfig, args), sweeps=args.sweeps,
+            patterns=args.patterns, on_orientation=watch,
+        )  # fmt: skip
+    for name in found.ranking:
+        mark = ('fits' if found.clear else 'may fit') if name in found.candidates else ''
+        say(f'{name:>25} {found.errors[name]:.5f} {mark}'.rstrip())
+    say(f'{found.patterns} patterns; photon noise alone leaves {found.floor:.5f}')
+    for line in orientation.advice(found):
+        say(line)
+    return {
+        'errors': dict(found.errors),
+        'best': found.best,
+        'clear': found.clear,
+        'candidates': list(found.candidates),
+        'patterns': found.patterns,
+        'noise_floor': found.floor,
+    }
 
 
 def train(args: argparse.Namespace) -> Report:

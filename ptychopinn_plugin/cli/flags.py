@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .. import __version__
+from .. import __version__, orientation
 from ..config import (
     ModelConfig,
     ReconstructionConfig,
@@ -43,6 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
         return made
 
     _reconstruct(command('reconstruct', commands.reconstruct, 'make the object of a scan'))
+    _orient(
+        command('orient', commands.orient, 'say which flip or swap of the patterns fits a scan')
+    )
     _train(command('train', commands.train, 'train a network on one or several scans'))
     _simulate(command('simulate', commands.simulate, 'make a scan of a known object'))
     convert = command('convert', commands.convert, 'write a scan in another format')
@@ -74,6 +77,19 @@ def _reconstruct(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument('--figure', type=Path, metavar='PNG', help='summary figure to write')
     add_settings(p, ReconstructionConfig)
+    add_settings(p, RuntimeConfig)
+
+
+def _orient(p: argparse.ArgumentParser) -> None:
+    _scan_flags(p)
+    p.add_argument('scan', type=Path, metavar='SCAN')
+    for name, default, text in (
+        ('sweeps', orientation.SWEEPS, 'sweeps for each of the eight orientations'),
+        ('patterns', orientation.PATTERNS, 'neighbouring patterns that are looked at'),
+    ):
+        p.add_argument(
+            f'--{name}', type=int, default=default, metavar='N', help=f'{text} ({default})'
+        )
     add_settings(p, RuntimeConfig)
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ConfigError, DataError, DataFileMissingError, explain, require
+from ..probe_modes import power, with_modes
 from ..reference import Wave
 from ..scan import Array, Double
 
-MODE_DECAY = 0.3  # each mode has this share of the power of the one before: 0.72, 0.22, 0.06
 LARGEST_CUT = 0.02  # share of a file's probe that may fall outside a smaller window
 
 
@@ -54,7 +54,7 @@ PROBES: dict[str, Callable[[int], Wave]] = {
 
 def make_probe(kind: str, side: int, modes: int) -> Wave:
     """Return the probe of a kind in `PROBES` as orthogonal modes (P, N, N) of total power 1."""
-    return _with_modes(PROBES[kind](side)[None], modes)
+    return with_modes(PROBES[kind](side)[None], modes)
 
 
 def load_probe(path: Path, key: str, side: int, modes: int) -> Wave:
@@ -72,7 +72,7 @@ def load_probe(path: Path, key: str, side: int, modes: int) -> Wave:
         received=f'shape={probe.shape}, dtype={probe.dtype}',
     )
     fitted = _fit(_fit(probe[:modes], side, 1), side, 2)
-    lost = 1 - _power(fitted) / _power(probe[:modes])
+    lost = 1 - power(fitted) / power(probe[:modes])
     require(
         lost <= LARGEST_CUT,
         ConfigError,
@@ -81,7 +81,7 @@ def load_probe(path: Path, key: str, side: int, modes: int) -> Wave:
         received=f'{lost:.0%} at pattern_size_px={side}',
         cure=f'Set pattern_size_px to {max(probe.shape[1:])}',
     )
-    return _with_modes(fitted, modes)
+    return with_modes(fitted, modes)
 
 
 def _offsets(side: int) -> Double:
@@ -103,30 +103,6 @@ def _focused(side: int, radius: float, stop: float, defocus: float) -> Wave:
     wave = np.exp(2j * np.pi * _offsets(side)[:, None] * f)
     beam: Wave = wave @ pupil @ wave.T
     return beam
-
-
-def _with_modes(given: Wave, modes: int) -> Wave:
-    """Return `modes` orthogonal modes (P, N, N) of total power 1 that begin with those `given`."""
-    made = given / np.sqrt(_power(given))
-    side = given.shape[-1]
-    weight = np.abs(made[0]) ** 2 / _power(made[:1])
-    r = _offsets(side)
-    # Levelled off outside the beam, else the powers would lift its tails at the edge of the window.
-    y = np.tanh(r / np.sqrt((weight.sum(1) * r**2).sum()))
-    x = np.tanh(r / np.sqrt((weight.sum(0) * r**2).sum()))
-    orders = [(s - j, j) for s in range(1, modes + 1) for j in range(s + 1)]
-    for i, j in orders[: modes - len(made)]:
-        mode = y[:, None] ** i * x**j * made[0]
-        for other in (*made, *made):  # once more removes what rounding left
-            mode = mode - (other.conj() * mode).sum() / _power(other) * other
-        mode *= np.sqrt(MODE_DECAY * _power(made[-1]) / _power(mode))
-        made = np.concatenate([made, mode[None]])
-    result: Wave = made / np.sqrt(_power(made))
-    return result
-
-
-def _power(waves: Array) -> float:
-    return float((np.abs(waves) ** 2).sum())
 
 
 def _fit(array: Array, side: int, axis: int) -> Array:

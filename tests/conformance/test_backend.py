@@ -20,9 +20,11 @@ from ptychopinn_plugin.config import (
 from ptychopinn_plugin.errors import ConfigError, DataError, ModelFileError, TrainingError
 from ptychopinn_plugin.metrics import compare
 from ptychopinn_plugin.plan import weight_shapes
+from ptychopinn_plugin.probe_modes import adjusted
 from ptychopinn_plugin.result import ObjectImage
 from ptychopinn_plugin.scaling import normalised_probe
 from ptychopinn_plugin.simulate import Simulation, simulate_scan
+from ptychopinn_plugin.slow_phase import mean_ramp, plane
 
 from ..backends_under_test import BACKENDS
 from ..conftest import seen_through
@@ -347,6 +349,34 @@ class TestRefine:
         assert updated[-1].loss < 0.5 * fixed[-1].loss
         power = (np.abs(updated[-1].probe) ** 2).sum() / (np.abs(normalised_probe(scan)) ** 2).sum()
         assert power == pytest.approx(1, rel=1e-3)
+
+    def test_an_unknown_probe_takes_the_ramp(self, backend, small_scan):
+        """PH-12: a beam beside the detector's middle tilts the probe, not the object."""
+        tilted = replace(small_scan, probe=small_scan.probe * plane((32, 32), (0.1, -0.15)))
+        *_, last = backend.refine(
+            tilted, pipeline.gradient_start(tilted), normalised_probe(tilted),
+            ReconstructionConfig(sweeps=20, update_probe=True), RUNTIME,
+        )  # fmt: skip
+        found = mean_ramp(last.image.object, last.image.weight)
+        np.testing.assert_allclose(found, 0, atol=1e-3)
+        score = compare(last.image.object, small_scan.true_object, last.image.weight)
+        assert score.phase_ssim > 0.9
+
+    def test_modes_are_found_from_one(self, backend):
+        scan = simulate_scan(
+            Simulation(pattern_size_px=32, object_size_px=90, patterns=150, modes=2, seed=4)
+        )
+        start, probe = pipeline.flat_start(scan), normalised_probe(scan)[:1]
+        config = ReconstructionConfig(sweeps=30, update_probe=True)
+        losses = {}
+        for modes in (1, 2):
+            given = adjusted(probe, modes)
+            *_, last = backend.refine(scan, start, given, config, RUNTIME)
+            losses[modes] = last.loss
+        assert losses[2] < 0.3 * losses[1]
+        first, second = last.probe.reshape(2, -1)
+        assert np.linalg.norm(first) > np.linalg.norm(second) > 0
+        assert abs(np.vdot(first, second)) < 1e-3 * np.vdot(first, first).real
 
     def test_flipped_positions_fit_worse(self, backend, small_scan):
         flipped = small_scan.positions_px.copy()

@@ -20,15 +20,15 @@ LAYERS = {
     **dict.fromkeys(('config', 'scan', 'result'), 1),
     **dict.fromkeys(
         (
-            'atomic', 'batching', 'geometry', 'grouping', 'scaling', 'slow_phase', 'reference',
-            'plan', 'simulate', 'metrics', 'files', 'archive', 'manifest', 'weights_file', 'report',
-            'backends',
-            'backends.base', 'backends.registry',
+            'atomic', 'batching', 'geometry', 'grouping', 'scaling', 'slow_phase', 'probe_modes',
+            'sweep_plan', 'reference', 'plan', 'simulate', 'metrics', 'files', 'archive',
+            'manifest', 'weights_file', 'report', 'backends', 'backends.base', 'backends.registry',
         ),
         2,
     ),
     **dict.fromkeys(('backends.torch', 'backends.tensorflow'), 3),
     'pipeline': 4,
+    'orientation': 4,
     'worker': 5,
     **dict.fromkeys(('cli', 'host', 'testing', '__main__'), 6),
 }  # fmt: skip

@@ -5,15 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ptychopinn_plugin import reference
+from ptychopinn_plugin.geometry import windows
 from ptychopinn_plugin.scaling import normalised_probe
 from ptychopinn_plugin.simulate import Simulation, simulate_scan
 from ptychopinn_plugin.simulate.probes import make_probe
 from ptychopinn_plugin.slow_phase import (
     LARGEST_MOVE_PX,
     SlowPhase,
-    due,
     first_phase,
     integrate,
+    mean_ramp,
+    plane,
     ramp_sums,
 )
 
@@ -127,5 +130,36 @@ def test_the_first_phase_is_the_wave(settings):
     assert miss.std() < 0.25 * wave.std()
 
 
-def test_the_corrections_come_less_and_less_often():
-    assert [k for k in range(40) if due(k)] == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32]
+@pytest.mark.parametrize('ramp', [(0.0, 0.0), (0.03, -0.2), (-1.0, 2.0)])
+def test_the_mean_ramp_is_found_where_there_is_light(ramp):
+    rng = np.random.default_rng(0)
+    object_ = (1 + 0.3 * rng.random((40, 60))) * np.exp(0.3j * rng.random((40, 60)))
+    weight = np.zeros((40, 60), np.float32)
+    weight[5:30, 10:50] = 0.5
+    turned = object_ * plane((40, 60), ramp)
+    turned[:, 50:] = np.exp(1j * rng.uniform(-3, 3, (40, 10)))  # dark
+    np.testing.assert_allclose(mean_ramp(turned, weight), ramp, atol=0.01)
+
+
+def test_a_plane_is_zero_in_the_middle():
+    wave = plane((5, 7), (0.1, -0.2))
+    assert wave.dtype == np.complex64
+    assert wave[2, 3] == 1
+    assert np.angle(wave[3, 3]) == pytest.approx(0.1)
+    assert np.angle(wave[2, 4]) == pytest.approx(-0.2)
+
+
+def test_a_ramp_of_the_object_is_a_tilt_of_the_probe():
+    scan = simulate_scan(Simulation(patterns=5, object_size_px=100, modes=2, seed=1))
+    at, ramp_ = windows(scan), (0.05, -0.12)
+    object_, probe = scan.true_object, scan.probe
+
+    def patterns(o, p):
+        probes = reference.shift_probe(p, np.zeros_like(at.shift_px))
+        return reference.diffract(reference.extract(o, at.corner_px, 64), probes)
+
+    turned = object_ * plane(object_.shape, (-ramp_[0], -ramp_[1]))
+    given = patterns(object_, probe)
+    same = patterns(turned, probe * plane((64, 64), ramp_))
+    np.testing.assert_allclose(same, given, atol=1e-4 * given.max())
+    assert np.abs(patterns(turned, probe) - given).max() > 0.1 * given.max()

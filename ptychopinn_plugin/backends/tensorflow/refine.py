@@ -6,7 +6,8 @@ the correction onto the object,
 
     O += sum_j conj(P_j) F^-1{ (sqrt(I_j) / |F_j| - 1) F_j } / ((1 - a) sum_j |P_j|^2 + a max|P|^2),
 
-with P_j the probe moved to position j and a = `REGULARISATION` (rPIE, doi:10.1364/OPTICA.4.000736).
+with P_j the probe moved to position j (rPIE, doi:10.1364/OPTICA.4.000736), times the pace of
+`sweep_plan`, which also chooses a, the momentum between sweeps and the batches.
 The patterns of a batch are spread over the object, so that a batch steps nearly as far as one
 pattern at a time would, and the batches stay the same in every sweep, so that the shifted probes
 and the denominators are computed once. The order of the batches is drawn anew for every sweep.
@@ -28,15 +29,13 @@ from numpy.typing import NDArray
 from ...config import ReconstructionConfig
 from ...geometry import windows
 from ...grouping import spread_batches
+from ...probe_modes import orthogonal
 from ...result import ObjectImage, Sweep
 from ...scaling import amplitudes
 from ...scan import Complex, Float, Scan
-from ...slow_phase import SlowPhase, due, ramp_sums
+from ...slow_phase import SlowPhase, mean_ramp, plane, ramp_sums
+from ...sweep_plan import CACHE_BYTES, SweepPlan, batch_size, plan_sweep, regularisation
 from . import memory, physics
-
-REGULARISATION = 0.3  # 0.02 diverges, 0.1 is faster for 5 sweeps and noisier after 20
-# Shifted probes are kept between sweeps; beyond this they are made anew for every batch.
-CACHE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,12 +69,13 @@ class Sweeper:
     ) -> None:
         self.object = start.object.copy()
         self.probe = probe.copy()
-        self.update_probe = config.update_probe
+        self.update_probe, self.weight = config.update_probe, start.weight
         self.rng = np.random.default_rng(config.seed)
         good = ~np.fft.ifftshift(scan.bad_pixels)
         self.good = None if good.all() else good.astype(np.float32)
         self.total_counts = float(scan.totals.sum())
-        self.size = config.sweep_batch_size or default_batch_size(scan)
+        self.regularisation = regularisation(probe)
+        self.size = config.sweep_batch_size or batch_size(scan)
         self.batches = _batches(scan, self.size)
         self.side = probe.shape[-1]
         self.power = float((np.abs(probe) ** 2).sum())
@@ -85,26 +85,35 @@ class Sweeper:
         )
         self.step = DeviceStep(self) if on_gpu else HostStep(self)
         corner_px = np.concatenate([b.corner_px for b in self.batches])
-        self.slow = SlowPhase(corner_px, probe, scan.frame.shape) if config.slow_phase else None
+        self.slow = SlowPhase(corner_px, probe, scan.frame.shape)
+        self.last = self.object.copy()
 
-    def sweep(self, *, correct: bool = False) -> float:
+    def sweep(self, plan: SweepPlan) -> float:
         """Visit every batch once in random order; return sum(|F| - sqrt(I))^2 / sum(I) met on the
-        way. `correct` also corrects the slow phase, by the displacements met on the way.
+        way. Then correct the slow phase, if planned, by the displacements met on the way.
         """
         error = 0.0
         ramps: list[Any] = [None] * len(self.batches)
         for number in self.rng.permutation(len(self.batches)):
             batch, lit = self.batches[number], self._lit(int(number))
-            missed, ramps[number] = self.step(batch, *lit, correct=correct)
+            missed, ramps[number] = self.step(batch, *lit, plan)
             error += missed
         self.step.hand_over()
         if self.update_probe:
-            self._fix_scale()
-        if correct and self.slow is not None:
+            self._fix_ambiguities()
+        if plan.correct:
             phase = self.slow.phase(np.concatenate(ramps))
             self.object *= np.cos(phase) + 1j * np.sin(phase)
             self.step.take_over()
         return error / self.total_counts
+
+    def push(self, momentum: float) -> None:
+        """Push the object on by a share of its change since the last push."""
+        now = self.object.copy()
+        if momentum:
+            self.object = now + np.float32(momentum) * (now - self.last)
+            self.step.take_over()
+        self.last = now
 
     def _lit(self, number: int) -> tuple[Any, Any]:
         """Return a batch's shifted probes and conj(probes) / denominator, both (B, P, N, N)."""
@@ -115,11 +124,18 @@ class Sweeper:
             self.cache[number] = lit
         return lit
 
-    def _fix_scale(self) -> None:
-        """Keep the probe's power; what it gained or lost goes to the object."""
+    def _fix_ambiguities(self) -> None:
+        """Keep the probe's power, its modes orthogonal, and the object without a phase ramp: what
+        the data cannot tell goes to the other of the two.
+        """
+        if len(self.probe) > 1:
+            self.probe = orthogonal(self.probe)
         gain = math.sqrt(self.power / float((np.abs(self.probe) ** 2).sum()))
-        self.probe *= np.float32(gain)
-        self.object /= np.float32(gain)
+        y, x = mean_ramp(self.object, self.weight)
+        self.probe *= np.float32(gain) * plane((self.side, self.side), (y, x))
+        turn = plane(self.weight.shape, (-y, -x)) / np.float32(gain)
+        self.object *= turn
+        self.last *= turn
         self.step.take_over()
 
 
@@ -134,7 +150,7 @@ class HostStep:
         self.light = np.zeros(sweeper.object.shape, np.float32)
 
     def __call__(
-        self, batch: Batch, probes: Complex, back: Complex, *, correct: bool
+        self, batch: Batch, probes: Complex, back: Complex, plan: SweepPlan
     ) -> tuple[float, Float | None]:
         """Correct the object (and the probe) by one batch; return sum(|F| - sqrt(I))^2 and, when
         asked, the `ramp_sums`.
@@ -151,9 +167,11 @@ class HostStep:
             miss *= s.good
         flat = miss.reshape(-1)
         error: float = float(np.dot(flat, flat)) / s.side**2
-        ramps = ramp_sums(modulus[:, 0], miss[:, 0], s.good) if correct else None
+        ramps = ramp_sums(modulus[:, 0], miss[:, 0], s.good) if plan.correct else None
         modulus += 1e-6
-        np.multiply(field, np.divide(miss, modulus, out=miss), out=waves)
+        np.divide(miss, modulus, out=miss)
+        miss *= np.float32(plan.pace)
+        np.multiply(field, miss, out=waves)
         change = memory.ifft2(waves)
         if s.update_probe:
             step, floor = _probe_step(batch.shift_px, tf.constant(patches), change)
@@ -172,7 +190,8 @@ class HostStep:
         side = self.sweeper.side
         for y, x in batch.corners:
             self.light[y : y + side, x : x + side] = 0
-        denominator = (1 - REGULARISATION) * total + REGULARISATION * power.max()
+        a = self.sweeper.regularisation
+        denominator = (1 - a) * total + a * power.max()
         return probes, probes.conj() / denominator[:, None]
 
     def hand_over(self) -> None:
@@ -191,16 +210,21 @@ class DeviceStep:
         field = tf.TensorSpec([None, *sweeper.probe.shape], tf.complex64)
         amplitude = tf.TensorSpec([None, 1, sweeper.side, sweeper.side], tf.float32)
         where = tf.TensorSpec([None, 2], tf.int32), tf.TensorSpec([None, 2], tf.float32)
-        self.graph = tf.function(self._step, input_signature=[*where, amplitude, field, field])
+        pace = tf.TensorSpec([], tf.float32)
+        self.graph = tf.function(
+            self._step, input_signature=[*where, amplitude, field, field, pace]
+        )
         self.lights = tf.function(self._lighting, input_signature=where)
 
     def __call__(
-        self, batch: Batch, probes: tf.Tensor, back: tf.Tensor, *, correct: bool
+        self, batch: Batch, probes: tf.Tensor, back: tf.Tensor, plan: SweepPlan
     ) -> tuple[float, tf.Tensor]:
         """Correct the object (and the probe) by one batch; return sum(|F| - sqrt(I))^2 and the
         `ramp_sums`, which cost nothing here.
         """
-        error, ramps = self.graph(batch.corner_px, batch.shift_px, batch.amplitude, probes, back)
+        error, ramps = self.graph(
+            batch.corner_px, batch.shift_px, batch.amplitude, probes, back, np.float32(plan.pace)
+        )
         return float(error), ramps
 
     def _step(
@@ -210,6 +234,7 @@ class DeviceStep:
         amplitude: tf.Tensor,
         probes: tf.Tensor,
         back: tf.Tensor,
+        pace: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         s = self.sweeper
         patches = physics.extract(self.object, corner_px, s.side)
@@ -218,7 +243,7 @@ class DeviceStep:
         miss = amplitude - modulus
         if s.good is not None:
             miss *= s.good
-        gain = miss / (modulus + 1e-6)
+        gain = pace * miss / (modulus + 1e-6)
         change = tf.signal.ifft2d(field * tf.complex(gain, tf.zeros_like(gain)))
         if s.update_probe:
             step, floor = _probe_step(shift_px, patches, change)
@@ -242,7 +267,7 @@ class DeviceStep:
         covered, place = tf.unique(physics.pixels(corner_px, s.side, s.object.shape[1]))
         light = tf.math.unsorted_segment_sum(tf.reshape(power, [-1]), place, tf.size(covered))
         total = tf.reshape(tf.gather(light, place), tf.shape(power))
-        denominator = (1 - REGULARISATION) * total + REGULARISATION * tf.reduce_max(power)
+        denominator = (1 - s.regularisation) * total + s.regularisation * tf.reduce_max(power)
         below = tf.complex(denominator, tf.zeros_like(denominator))[:, None]
         return probes, tf.math.conj(probes) / below
 
@@ -268,11 +293,6 @@ def _probe_step(
     step = tf.signal.ifft2d(tf.reduce_sum(local * tf.math.conj(phase), 0))
     density = tf.reduce_sum(physics.intensity(patches[:, None]), 0)
     return step, tf.maximum(tf.reduce_max(density), 1e-12)
-
-
-def default_batch_size(scan: Scan) -> int:
-    """Return a batch size that keeps its patterns apart and its arrays in the cache."""
-    return max(4, min(32, len(scan) // 8))
 
 
 def _batches(scan: Scan, size: int) -> list[Batch]:
@@ -302,7 +322,8 @@ def refine(
     """Yield the state after each of `config.sweeps` sweeps."""
     sweeper = Sweeper(scan, start, probe, config, on_gpu=on_gpu)
     for number in range(1, config.sweeps + 1):
-        correct = config.slow_phase and due(number) and number < config.sweeps
-        loss = sweeper.sweep(correct=correct)
+        plan = plan_sweep(number, config.sweeps, slow_phase=config.slow_phase)
+        loss = sweeper.sweep(plan)
         image = ObjectImage(sweeper.object.copy(), start.weight, start.origin_px)
         yield Sweep(number, config.sweeps, image, sweeper.probe.copy(), loss)
+        sweeper.push(plan.momentum)

@@ -6,7 +6,8 @@ the correction onto the object,
 
     O += sum_j conj(P_j) F^-1{ (sqrt(I_j) / |F_j| - 1) F_j } / ((1 - a) sum_j |P_j|^2 + a max|P|^2),
 
-with P_j the probe moved to position j and a = `REGULARISATION` (rPIE, doi:10.1364/OPTICA.4.000736).
+with P_j the probe moved to position j (rPIE, doi:10.1364/OPTICA.4.000736), times the pace of
+`sweep_plan`, which also chooses a, the momentum between sweeps and the batches.
 The patterns of a batch are spread over the object, so that a batch steps nearly as far as one
 pattern at a time would, and the batches stay the same in every sweep, so that the shifted probes
 and the denominators are computed once. The order of the batches is drawn anew for every sweep.
@@ -26,15 +27,13 @@ from torch import Tensor
 from ...config import ReconstructionConfig
 from ...geometry import windows
 from ...grouping import spread_batches
+from ...probe_modes import orthogonal
 from ...result import ObjectImage, Sweep
 from ...scaling import amplitudes
 from ...scan import Complex, Scan
-from ...slow_phase import SlowPhase, due, ramp_sums
+from ...slow_phase import SlowPhase, mean_ramp, plane, ramp_sums
+from ...sweep_plan import CACHE_BYTES, SweepPlan, batch_size, plan_sweep, regularisation
 from . import physics
-
-REGULARISATION = 0.3  # 0.02 diverges, 0.1 is faster for 5 sweeps and noisier after 20
-# Shifted probes are kept between sweeps; beyond this they are made anew for every batch.
-CACHE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +58,12 @@ class Sweeper:
     ) -> None:
         self.object = torch.from_numpy(start.object.copy()).to(device)
         self.probe = torch.from_numpy(probe.copy()).to(device)
-        self.update_probe = config.update_probe
+        self.update_probe, self.weight = config.update_probe, start.weight
         self.rng = np.random.default_rng(config.seed)
         good = ~np.fft.ifftshift(scan.bad_pixels)
         self.good = None if good.all() else torch.from_numpy(good).to(device, torch.float32)
         self.total_counts = float(scan.totals.sum())
-        size = config.sweep_batch_size or default_batch_size(scan)
+        size = config.sweep_batch_size or batch_size(scan)
         self.batches = _batches(scan, size, device)
         self.side = self.probe.shape[-1]
         self.light = torch.zeros(self.object.numel(), device=device)
@@ -74,25 +73,33 @@ class Sweeper:
             {} if held <= CACHE_BYTES and not self.update_probe else None
         )
         corner_px = torch.cat([b.corner_px for b in self.batches]).cpu().numpy()
-        self.slow = SlowPhase(corner_px, probe, scan.frame.shape) if config.slow_phase else None
+        self.slow = SlowPhase(corner_px, probe, scan.frame.shape)
+        self.regularisation, self.last = regularisation(probe), self.object.clone()
 
-    def sweep(self, *, correct: bool = False) -> float:
+    def sweep(self, plan: SweepPlan) -> float:
         """Visit every batch once in random order; return sum(|F| - sqrt(I))^2 / sum(I) met on the
-        way. `correct` also corrects the slow phase, by the displacements met on the way.
+        way. Then correct the slow phase, if planned, by the displacements met on the way.
         """
         error = 0.0
         ramps: list[Tensor | None] = [None] * len(self.batches)
         for number in self.rng.permutation(len(self.batches)):
-            error += self._step(int(number), ramps if correct else None)
+            error += self._step(int(number), plan.pace, ramps if plan.correct else None)
         if self.update_probe:
-            self._fix_scale()
-        if correct and self.slow is not None:
+            self._fix_ambiguities()
+        if plan.correct:
             phase = self.slow.phase(torch.cat([r for r in ramps if r is not None]).cpu().numpy())
             turn = torch.from_numpy(phase).to(self.object.device)
             self.object *= torch.polar(torch.ones_like(turn), turn)
         return error / self.total_counts
 
-    def _step(self, number: int, ramps: list[Tensor | None] | None) -> float:
+    def push(self, momentum: float) -> None:
+        """Push the object on by a share of its change since the last push."""
+        now = self.object.clone()
+        if momentum:
+            self.object += momentum * (now - self.last)
+        self.last = now
+
+    def _step(self, number: int, pace: float, ramps: list[Tensor | None] | None) -> float:
         batch = self.batches[number]
         probes, back = self._lighting(number)
         patches = physics.extract(self.object, batch.corner_px, self.side)
@@ -105,7 +112,7 @@ class Sweeper:
         error = (float(torch.linalg.vector_norm(miss)) / self.side) ** 2
         if ramps is not None:
             ramps[number] = _ramp_sums(modulus[:, 0], miss[:, 0], self.good)
-        field *= miss.div_(modulus.add_(1e-6))
+        field *= miss.div_(modulus.add_(1e-6)).mul_(pace)
         change = torch.fft.ifft2(field)
         if self.update_probe:
             self._step_probe(batch, patches, change)
@@ -125,8 +132,8 @@ class Sweeper:
         self.light.index_add_(0, index, power.reshape(-1))
         total = self.light.index_select(0, index).reshape(power.shape)
         self.light.index_fill_(0, index, 0.0)
-        floor = REGULARISATION * power.max()
-        back = probes.conj() / ((1 - REGULARISATION) * total + floor)[:, None]
+        floor = self.regularisation * power.max()
+        back = probes.conj() / ((1 - self.regularisation) * total + floor)[:, None]
         if self.cache is not None:
             self.cache[number] = (probes, back)
         return probes, back
@@ -150,11 +157,19 @@ class Sweeper:
         density = patches.abs().square().sum(0)
         self.probe = self.probe + step / density.max().clamp(min=1e-12)
 
-    def _fix_scale(self) -> None:
-        """Keep the probe's power; what it gained or lost goes to the object."""
+    def _fix_ambiguities(self) -> None:
+        """Keep the probe's power, its modes orthogonal, and the object without a phase ramp: what
+        the data cannot tell goes to the other of the two.
+        """
+        device = self.object.device
+        if len(self.probe) > 1:
+            self.probe = torch.from_numpy(orthogonal(self.probe.cpu().numpy())).to(device)
         gain = math.sqrt(self.power / float(self.probe.abs().square().sum()))
-        self.probe *= gain
-        self.object /= gain
+        y, x = mean_ramp(self.object.cpu().numpy(), self.weight)
+        self.probe *= gain * torch.from_numpy(plane((self.side, self.side), (y, x))).to(device)
+        turn = torch.from_numpy(plane(self.weight.shape, (-y, -x))).to(device) / gain
+        self.object *= turn
+        self.last *= turn
 
 
 def _modulus(field: Tensor) -> Tensor:
@@ -174,11 +189,6 @@ def _ramp_sums(modulus: Tensor, miss: Tensor, good: Tensor | None) -> Tensor:
         return physics.ramp_sums(modulus, miss, good)
     allowed = None if good is None else good.numpy()
     return torch.from_numpy(ramp_sums(modulus.numpy(), miss.numpy(), allowed))
-
-
-def default_batch_size(scan: Scan) -> int:
-    """Return a batch size that keeps its patterns apart and its arrays in the cache."""
-    return max(4, min(32, len(scan) // 8))
 
 
 def _batches(scan: Scan, size: int, device: torch.device) -> list[Batch]:
@@ -208,7 +218,8 @@ def refine(
     """Yield the state after each of `config.sweeps` sweeps."""
     sweeper = Sweeper(scan, start, probe, config, device)
     for number in range(1, config.sweeps + 1):
-        correct = config.slow_phase and due(number) and number < config.sweeps
-        loss = sweeper.sweep(correct=correct)
+        plan = plan_sweep(number, config.sweeps, slow_phase=config.slow_phase)
+        loss = sweeper.sweep(plan)
         image = ObjectImage(sweeper.object.cpu().numpy().copy(), start.weight, start.origin_px)
         yield Sweep(number, config.sweeps, image, sweeper.probe.cpu().numpy().copy(), loss)
+        sweeper.push(plan.momentum)

@@ -1,0 +1,73 @@
+"""How sweeps go, decided once for every back end: step sizes, momentum, regularisation, batches.
+
+Full steps find the picture and then keep the noise of the patterns they saw last; steps that shrink
+over the second half of the sweeps average over all of them. Between sweeps the object is pushed on
+along its last change. Numbers and measurements: benchmarks/RESEARCH.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .scan import Complex, Scan
+
+MOMENTUM = 0.5
+MOMENTUM_SHARE = 0.9  # of the sweeps; the last ones settle
+SMALLEST_PACE = 0.1
+SETTLING_SWEEPS = 2.0  # the last step is this divided by the number of sweeps
+REGULARISATION = (0.1, 0.5)  # of many and of few photons
+BRIGHT_PHOTONS = 1000.0  # under the beam, per pixel and pattern: the least for the former
+LARGEST_BATCH = 32
+# Shifted probes are kept between sweeps; beyond this they are made anew for every batch.
+CACHE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """One sweep: the share of a full step it takes, whether the slow phase is corrected after it,
+    and by what share of its last change the object is pushed on before the next.
+    """
+
+    pace: float
+    correct: bool
+    momentum: float
+
+
+def plan_sweep(number: int, total: int, *, slow_phase: bool = True) -> SweepPlan:
+    """Return the plan of sweep `number` (from 1) of `total`."""
+    half = total // 2
+    last = min(1.0, max(SMALLEST_PACE, SETTLING_SWEEPS / total))
+    share = max(0, number - half) / (total - half)
+    moving = 1 < number < total and number <= MOMENTUM_SHARE * total
+    return SweepPlan(
+        pace=1 - (1 - last) * share,
+        correct=slow_phase and due(number) and number < total,
+        momentum=MOMENTUM if moving else 0.0,
+    )
+
+
+def due(number: int) -> bool:
+    """Return whether the slow phase is corrected after sweep `number`: 1, 2, 3, 4, 6, 8, 12, 16,
+    24, ...
+    """
+    while number and number % 2 == 0:
+        number //= 2
+    return number in (1, 3)
+
+
+def regularisation(probe: Complex) -> float:
+    """Return a of the sweeps' denominator for a probe (P, N, N) whose power is in photons.
+
+    A small a makes fast steps where there is little light, and noisy ones where photons are few.
+    """
+    power = (np.abs(probe) ** 2).sum(0).astype(np.float64)
+    photons = float((power**2).sum() / power.sum())
+    low, high = REGULARISATION
+    return float(np.clip(low * BRIGHT_PHOTONS / photons, low, high))
+
+
+def batch_size(scan: Scan) -> int:
+    """Return a batch size that keeps its patterns apart and its arrays in the cache."""
+    return max(4, min(LARGEST_BATCH, len(scan) // 8))

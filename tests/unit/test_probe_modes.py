@@ -1,0 +1,49 @@
+"""Modes of a probe: made, and made orthogonal, without changing the beam."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ptychopinn_plugin.config import ReconstructionConfig
+from ptychopinn_plugin.errors import ConfigError
+from ptychopinn_plugin.probe_modes import adjusted, orthogonal, power
+from ptychopinn_plugin.reference import far_field, intensity
+from ptychopinn_plugin.simulate.probes import make_probe
+
+
+def gram(probe):
+    flat = probe.reshape(len(probe), -1)
+    return flat @ flat.conj().T
+
+
+@pytest.mark.parametrize('modes', [1, 2, 5])
+def test_more_modes_of_the_same_power(modes):
+    probe = (3 * make_probe('airy', 32, 2)).astype(np.complex64)
+    made = adjusted(probe, modes)
+    assert made.shape == (modes, 32, 32)
+    assert made.dtype == np.complex64
+    assert power(made) == pytest.approx(9)
+    ratio = made[0] / probe[0]
+    np.testing.assert_allclose(ratio[16], ratio[16, 16], rtol=1e-3)
+    np.testing.assert_allclose(gram(made) - np.diag(np.diag(gram(made))), 0, atol=1e-4)
+
+
+def test_orthogonal_modes_light_the_same():
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((2, 3, 16, 16))
+    probe = (noise[0] + 1j * noise[1]).astype(np.complex64)
+    probe[1] += probe[0]
+    made = orthogonal(probe)
+    found = gram(made)
+    assert (np.diff(np.diag(found).real) < 0).all()
+    np.testing.assert_allclose(found - np.diag(np.diag(found)), 0, atol=1e-3)
+    before, after = (intensity(far_field(p[None])) for p in (probe, made))
+    np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-4)
+    again = orthogonal(made)
+    np.testing.assert_allclose(again, made, atol=1e-4)
+
+
+def test_modes_are_guesses_without_an_update():
+    with pytest.raises(ConfigError, match='only an update makes right'):
+        ReconstructionConfig(probe_modes=3)

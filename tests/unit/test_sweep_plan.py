@@ -1,0 +1,58 @@
+"""How sweeps go: steps, momentum, regularisation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ptychopinn_plugin.simulate.probes import make_probe
+from ptychopinn_plugin.sweep_plan import batch_size, due, plan_sweep, regularisation
+
+
+def plans(total, **more):
+    return [plan_sweep(k, total, **more) for k in range(1, total + 1)]
+
+
+@pytest.mark.parametrize('total', [1, 2, 3, 4, 5, 10, 20, 101])
+def test_steps_are_whole_and_then_shrink(total):
+    paces = [p.pace for p in plans(total)]
+    assert paces[: total // 2] == [1.0] * (total // 2)
+    assert (np.diff(paces) <= 1e-12).all()
+    assert paces[-1] == pytest.approx(min(1.0, max(0.1, 2 / total)))
+    assert min(paces) >= 0.1 - 1e-12
+
+
+def test_short_runs_take_whole_steps():
+    assert [p.pace for p in plans(2)] == [1.0, 1.0]
+
+
+def test_the_first_and_last_sweeps_are_not_pushed():
+    moved = [p.momentum for p in plans(20)]
+    assert moved == [0.0] + [0.5] * 17 + [0.0] * 2
+    assert plans(1)[0].momentum == plans(2)[1].momentum == 0
+
+
+def test_the_corrections_come_less_and_less_often():
+    assert [k for k in range(40) if due(k)] == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32]
+    assert [k for k, p in enumerate(plans(8), 1) if p.correct] == [1, 2, 3, 4, 6]
+    assert not any(p.correct for p in plans(8, slow_phase=False))
+
+
+def test_few_photons_are_regularised_more():
+    probe = make_probe('zone-plate', 64, 1)
+    found = [regularisation(probe * np.sqrt(photons)) for photons in (1e3, 1e5, 1.5e5, 1e8)]
+    assert found[0] == 0.5
+    assert found[0] >= found[1] > found[2] > found[3] == 0.1
+
+
+def test_a_batch_keeps_its_patterns_apart(small_scan):
+    assert batch_size(small_scan) == 120 // 8
+    few = replace(
+        small_scan,
+        counts=small_scan.counts[:9],
+        positions_px=small_scan.positions_px[:9],
+        scan_index=None,
+    )
+    assert batch_size(few) == 4
