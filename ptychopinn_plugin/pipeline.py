@@ -28,10 +28,12 @@ from .result import ObjectImage, Reconstruction, Sweep
 from .scaling import amplitudes, flat_transmission, normalised_probe
 from .scan import Scan
 from .slow_phase import first_phase
+from .uncertainty import HalfScans, halves, judge
 
 logger = logging.getLogger(__name__)
 
 SAMPLE = 64
+LEAST_PATTERNS = 16
 
 
 def train(
@@ -87,12 +89,14 @@ def reconstruct(
     reconstruction: ReconstructionConfig | None = None,
     runtime: RuntimeConfig | None = None,
     on_sweep: Callable[[Sweep], None] = lambda sweep: None,
+    uncertainty: bool = False,
 ) -> Reconstruction:
     """Reconstruct the object of a scan: start, sweeps, and how well the result explains the
     patterns.
 
-    `on_sweep` sees the start (number 0) and every sweep. Raises as `train` does, and
-    `ModelFileError` when the model does not fit.
+    `on_sweep` sees the start (number 0) and every sweep. `uncertainty` also reconstructs two half
+    scans in the same way and compares them, which takes as long again: `image.uncertainty` and
+    `half_scan_frc50`. Raises as `train` does, and `ModelFileError` when the model does not fit.
     """
     runtime = runtime or RuntimeConfig()
     clock = _Clock()
@@ -125,7 +129,42 @@ def reconstruct(
         predicted=pattern(example),
     )
     clock.lap('evaluate')
+    if uncertainty:
+        found = half_scans(scan, model, backend=backend, reconstruction=config, runtime=runtime)
+        image = replace(result.image, uncertainty=found.uncertainty)
+        result = replace(result, image=image, half_scan_frc50=found.frc50)
+        clock.lap('uncertainty')
     return replace(result, seconds=clock.seconds())
+
+
+def half_scans(
+    scan: Scan,
+    model: Model | None = None,
+    *,
+    backend: Backend,
+    reconstruction: ReconstructionConfig,
+    runtime: RuntimeConfig,
+) -> HalfScans:
+    """Reconstruct two halves of a scan as the whole would be, and compare them.
+
+    Raises `DataError` when there are fewer than `LEAST_PATTERNS`.
+    """
+    require(
+        len(scan) >= LEAST_PATTERNS,
+        DataError,
+        'The scan has too few patterns to be halved',
+        expected=f'at least {LEAST_PATTERNS} patterns',
+        received=f'{len(scan)} patterns',
+        cure='Reconstruct without uncertainty',
+    )
+    images = []
+    for rows in halves(scan.positions_px):
+        *_, last = iterate(
+            scan.take(rows), model,
+            backend=backend, reconstruction=reconstruction, runtime=runtime,
+        )  # fmt: skip
+        images.append(last.image)
+    return judge(images[0], images[1], normalised_probe(scan))
 
 
 def iterate(

@@ -25,8 +25,6 @@ NAME_LENGTH = 110
 MANY_POSITIONS = 4000  # that many dots would hide the image
 BACKGROUND = '#cbd5e1'  # not a grey, which would pass for an amplitude
 FLOOR_COUNTS = 0.5  # where the colours of a pattern begin: half a count
-PANELS = 'amplitude phase weight; measured predicted losses'
-NETWORK_PANELS = 'amplitude phase start weight; measured predicted losses losses'
 MARGINS = (0.045, 0.065, 0.95, 0.885, 0.28, 0.27)  # left, bottom, right, top, between the panels
 STEPS = (1, 2, 5)  # a scale bar is one of these times a power of ten
 
@@ -34,12 +32,11 @@ STEPS = (1, 2, 5)  # a scale bar is one of these times a power of ten
 def save_figure(reconstruction: Reconstruction, scan: Scan, path: PathLike) -> None:
     """Write the summary of a reconstruction as PNG: object, light, example pattern, losses.
 
-    The phase of the start is shown too when a network made it. The images show the lit part of the
-    object only; each phase is shifted to a weighted mean of 0, its ramp stays. Raises `OutputError`
-    when the file cannot be written.
+    The phase of the start is shown too when a network made it, and the uncertainty when known. The
+    images show the lit part of the object only; each phase is shifted to a weighted mean of 0, its
+    ramp stays. Raises `OutputError` when the file cannot be written.
     """
-    panels = NETWORK_PANELS if reconstruction.start == 'network' else PANELS
-    mosaic = [row.split() for row in panels.split(';')]
+    mosaic = _mosaic(reconstruction)
     with _figure(path, (4.35 * len(mosaic[0]), 7.6)) as figure:
         title = _title(reconstruction, scan)  # a $ in a name is no formula
         figure.suptitle(title, x=0.012, y=0.985, ha='left', fontsize=11, parse_math=False)
@@ -48,6 +45,17 @@ def save_figure(reconstruction: Reconstruction, scan: Scan, path: PathLike) -> N
         _draw_object(axes, reconstruction, scan)
         _draw_patterns(axes, reconstruction, scan)
         _draw_losses(axes['losses'], reconstruction)
+
+
+def _mosaic(reconstruction: Reconstruction) -> list[list[str]]:
+    """Return the names of the panels, by rows."""
+    above, below = ['amplitude', 'phase'], ['measured', 'predicted', 'losses']
+    if reconstruction.start == 'network':
+        above.append('start')
+    if reconstruction.image.uncertainty is not None:
+        above.append('uncertainty')
+    above.append('weight')
+    return [above, below + ['losses'] * (len(above) - len(below))]
 
 
 def save_loss_curve(history: Sequence[Epoch], path: PathLike) -> None:
@@ -109,6 +117,8 @@ def _draw_object(axes: Panels, reconstruction: Reconstruction, scan: Scan) -> No
     if 'start' in axes:  # in the same colours, so that the two can be compared
         phase, name = level_phase(estimate), 'Phase of the network estimate'
         _draw_map(axes['start'], phase, estimate, name, 'rad', colours)
+    if image.uncertainty is not None:
+        _draw_uncertainty(axes['uncertainty'], image, image.uncertainty, bright)
     if scan.geometry.pixel_size_m is not None:
         for name in axes.keys() & {'amplitude', 'phase', 'start'}:
             _draw_scale_bar(axes[name], scan.geometry.pixel_size_m[1])
@@ -118,6 +128,12 @@ def _draw_object(axes: Panels, reconstruction: Reconstruction, scan: Scan) -> No
         y, x = scan.positions_px.T
         light.plot(x, y, '.', color='w', ms=1.5, alpha=0.6, scalex=False, scaley=False)
         light.set_title(f'{name} and positions', fontsize=10)
+
+
+def _draw_uncertainty(ax: Any, image: ObjectImage, sigma: Float, bright: Bool) -> None:
+    high = colour_limits(sigma[bright])[1]
+    how: dict[str, Any] = {'cmap': 'magma', 'vmin': 0, 'vmax': high}
+    _draw_map(ax, sigma, image, 'Uncertainty of the phase', 'rad, one sigma', how)
 
 
 def level_phase(image: ObjectImage) -> Float:

@@ -80,6 +80,8 @@ class Reconstruction:
     fourier_error     sum(|F| - sqrt(I))^2 / sum(I) over good pixels for the object and probe
     start_fourier_error  the same for the start (the network's own estimate, or flat)
     estimate          the start image (network or flat), before any sweep
+    half_scan_frc50   where the Fourier ring correlation of two half scans first falls below 1/2
+                      [share of Nyquist], or None
     measured, predicted  (N, N) pattern in counts, for the figure; `example` is its row
     seconds           wall seconds by stage: load, start, sweeps, evaluate, total
     """
@@ -96,6 +98,7 @@ class Reconstruction:
     example: int = 0
     measured: Float | None = None
     predicted: Float | None = None
+    half_scan_frc50: float | None = None
 
     @property
     def amplitude(self) -> Float:

@@ -19,6 +19,8 @@ from ..scan import Scan
 from . import flags
 from .progress import Bar, say
 
+LIT = 0.1  # of the brightest spot: where the uncertainty is summed up
+
 logger = logging.getLogger(__name__)
 
 Report = dict[str, Any]
@@ -40,8 +42,9 @@ def reconstruct(args: argparse.Namespace) -> Report:
             bar.move(sweep.number, f'{sweep.number}/{sweep.total} error {sweep.loss:.5f}')
 
         result = pipeline.reconstruct(
-            scan, model, reconstruction=config, runtime=runtime, on_sweep=watch
-        )
+            scan, model, reconstruction=config, runtime=runtime, on_sweep=watch,
+            uncertainty=args.uncertainty,
+        )  # fmt: skip
     written = time.perf_counter()
     if args.output:
         files.save_result(args.output, scan, result)
@@ -59,6 +62,10 @@ def reconstruct(args: argparse.Namespace) -> Report:
         'start_fourier_error': result.start_fourier_error,
         'losses': list(result.losses),
     }
+    if result.image.uncertainty is not None:
+        lit = result.weight > LIT * result.weight.max()
+        report['phase_sigma_rad'] = float(np.median(result.image.uncertainty[lit]))
+        report['half_scan_frc50'] = result.half_scan_frc50
     if scan.true_object is not None:
         report['phase_ssim'] = _phase_ssim(result.image, scan)
         report['start_phase_ssim'] = _phase_ssim(result.estimate, scan)
@@ -94,6 +101,11 @@ def _tell_reconstruction(report: Report) -> None:
         f'start {seconds["start"]:.1f} s, sweeps {seconds.get("sweeps", 0):.1f} s, '
         f'total {seconds["total"]:.1f} s'
     )
+    if 'phase_sigma_rad' in report:
+        say(
+            f'half scans: phase known to {report["phase_sigma_rad"]:.3g} rad (median), alike up to '
+            f'{report["half_scan_frc50"]:.2f} of Nyquist (FRC 1/2)'
+        )
 
 
 def _doubt(scan: Scan, result: Reconstruction) -> None:

@@ -76,6 +76,10 @@ def _reconstruct(p: argparse.ArgumentParser) -> None:
         '--output', type=Path, metavar='FILE', help='product .h5 or result .npz to write'
     )
     p.add_argument('--figure', type=Path, metavar='PNG', help='summary figure to write')
+    p.add_argument(
+        '--uncertainty', action='store_true',
+        help='also reconstruct two half scans: how far to trust the phase (takes as long again)',
+    )  # fmt: skip
     add_settings(p, ReconstructionConfig)
     add_settings(p, RuntimeConfig)
 

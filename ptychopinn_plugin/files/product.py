@@ -143,6 +143,8 @@ def save_reconstruction_npz(path: Source, reconstruction: Reconstruction) -> Non
     """Write a reconstruction as plain arrays (DC-13)."""
     image = reconstruction.image
     more: dict[str, Any] = {} if image.uncertainty is None else {'uncertainty': image.uncertainty}
+    if reconstruction.half_scan_frc50 is not None:
+        more['half_scan_frc50'] = np.float64(reconstruction.half_scan_frc50)
     with atomic_path(path) as part, open(part, 'wb') as stream:
         np.savez_compressed(
             stream,

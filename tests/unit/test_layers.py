@@ -21,8 +21,9 @@ LAYERS = {
     **dict.fromkeys(
         (
             'atomic', 'batching', 'geometry', 'grouping', 'scaling', 'slow_phase', 'probe_modes',
-            'sweep_plan', 'reference', 'plan', 'simulate', 'metrics', 'files', 'archive',
-            'manifest', 'weights_file', 'report', 'backends', 'backends.base', 'backends.registry',
+            'sweep_plan', 'uncertainty', 'reference', 'plan', 'simulate', 'metrics', 'files',
+            'archive', 'manifest', 'weights_file', 'report', 'backends', 'backends.base',
+            'backends.registry',
         ),
         2,
     ),

@@ -1,0 +1,140 @@
+"""How far to trust a phase: differences of two halves."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+import ptychopinn_plugin as pp
+from ptychopinn_plugin.cli import main
+from ptychopinn_plugin.config import ReconstructionConfig
+from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.files import save_scan
+from ptychopinn_plugin.result import ObjectImage
+from ptychopinn_plugin.scaling import normalised_probe
+from ptychopinn_plugin.simulate import Simulation, simulate_scan
+from ptychopinn_plugin.slow_phase import plane
+from ptychopinn_plugin.sweep_plan import regularisation
+from ptychopinn_plugin.uncertainty import (
+    FACTOR,
+    FACTOR_PER_REGULARISATION,
+    UNKNOWN_RAD,
+    halves,
+    judge,
+    local_difference,
+    phase_difference,
+)
+
+SHAPE = (60, 80)
+
+
+def image(object_, weight=None):
+    weight = np.ones(object_.shape, np.float32) if weight is None else weight
+    return ObjectImage(object_.astype(np.complex64), weight)
+
+
+@pytest.fixture
+def noisy():
+    """Two objects whose phases differ by noise, 0.02 rad on the left and 0.2 on the right."""
+    rng = np.random.default_rng(0)
+    sigma = np.where(np.arange(80) < 40, 0.02, 0.2)
+    common = np.exp(1j * rng.uniform(-1, 1, SHAPE))
+    return [common * np.exp(1j * sigma * rng.standard_normal(SHAPE)) for _ in range(2)], sigma
+
+
+def test_halves_share_nothing_and_cover_everything():
+    positions = np.random.default_rng(0).uniform(0, 100, (201, 2))
+    a, b = halves(positions)
+    assert sorted([*a, *b]) == list(range(201))
+    for rows in (a, b):  # each half is near to every pattern
+        nearest = np.hypot(*(positions[:, None] - positions[rows]).T).min(0)
+        assert nearest.max() < 20
+    assert abs(len(a) - len(b)) <= 1
+
+
+def test_the_local_difference_is_local(noisy):
+    (a, b), sigma = noisy
+    found = local_difference(a, b, np.ones(SHAPE, np.float32))
+    expected = sigma * np.sqrt(2)
+    np.testing.assert_allclose(found[:, :30].mean(), expected[0], rtol=0.1)
+    np.testing.assert_allclose(found[:, 50:].mean(), expected[-1], rtol=0.1)
+
+
+def test_what_no_data_fix_is_no_difference(noisy):
+    (a, _), _ = noisy
+    turned = a * plane(SHAPE, (0.04, -0.1)) * np.exp(2j)
+    difference = phase_difference(a, turned, np.ones(SHAPE, np.float32))
+    np.testing.assert_allclose(difference, 0, atol=1e-3)
+
+
+def test_judged_by_the_regularisation(noisy, small_scan):
+    (a, b), _ = noisy
+    for photons in (1.0, 1e-6):
+        probe = normalised_probe(small_scan) * np.float32(np.sqrt(photons))
+        found = judge(image(a), image(b), probe)
+        factor = FACTOR + FACTOR_PER_REGULARISATION * regularisation(probe)
+        expected = factor * local_difference(a, b, np.ones(SHAPE, np.float32))
+        np.testing.assert_allclose(found.uncertainty, expected, rtol=1e-4)
+        assert found.uncertainty.dtype == np.float32
+
+
+def test_nothing_is_known_in_the_dark(noisy, small_scan):
+    (a, b), _ = noisy
+    weight = np.zeros(SHAPE, np.float32)
+    weight[5:50, 5:70] = 1
+    found = judge(image(a, weight), image(b), normalised_probe(small_scan))
+    assert (found.uncertainty[weight == 0] == np.float32(UNKNOWN_RAD)).all()
+    assert (found.uncertainty[10:40, 10:60] < 0.5).all()
+
+
+def test_the_rings_are_those_of_the_halves(small_scan):
+    rng = np.random.default_rng(1)
+    detail = 5 * gaussian_filter(rng.standard_normal((96, 96)), 1.5)
+    found = []
+    for noise in (0.01, 0.1, 1.0):
+        a, b = (np.exp(1j * (detail + noise * rng.standard_normal((96, 96)))) for _ in range(2))
+        found.append(judge(image(a), image(b), normalised_probe(small_scan)).frc50)
+    assert 1 >= found[0] > found[1] > found[2] > 0
+
+
+@pytest.mark.slow
+def test_it_covers_the_error():
+    """One sigma covers about two thirds of the pixels, on a scan that calibrated nothing."""
+    scan = simulate_scan(
+        Simulation(specimen='photographs', patterns=600, object_size_px=200, seed=77)
+    )
+    result = pp.reconstruct(scan, reconstruction=ReconstructionConfig(sweeps=20), uncertainty=True)
+    error = phase_difference(result.image.object, scan.true_object, result.weight)
+    lit = result.weight > 0.1
+    covered = (np.abs(error) < result.image.uncertainty)[lit].mean()
+    assert 0.5 < covered < 0.85
+    assert 0.5 < result.half_scan_frc50 <= 1
+    assert result.seconds['uncertainty'] > 0
+
+
+def test_too_few_patterns_are_refused(toy, small_scan):
+    few = small_scan.take(np.arange(10))
+    with pytest.raises(DataError, match='too few patterns to be halved'):
+        pp.reconstruct(few, uncertainty=True)
+    assert pp.reconstruct(few).half_scan_frc50 is None
+
+
+def test_the_command_line_tells_and_writes_it(toy, small_scan, tmp_path, capsys):
+    save_scan(replace(small_scan, name='halved'), tmp_path / 'scan.npz')
+    code = main([
+        'reconstruct', str(tmp_path / 'scan.npz'), '--sweeps', '3', '--uncertainty', '--json',
+        '--output', str(tmp_path / 'out.npz'), '--figure', str(tmp_path / 'out.png'),
+    ])  # fmt: skip
+    assert code == 0
+    told = capsys.readouterr()
+    report = json.loads(told.out.strip().splitlines()[-1])
+    assert report['phase_sigma_rad'] >= 0
+    assert 'half scans: phase known to' in told.out + told.err
+    with np.load(tmp_path / 'out.npz') as written:
+        assert written['uncertainty'].shape == small_scan.frame.shape
+        assert float(written['half_scan_frc50']) == report['half_scan_frc50']
+    assert (tmp_path / 'out.png').stat().st_size > 10_000
