@@ -3,6 +3,10 @@
 Full steps find the picture and then keep the noise of the patterns they saw last; steps that shrink
 over the second half of the sweeps average over all of them. Between sweeps the object is pushed on
 along its last change. Numbers and measurements: benchmarks/RESEARCH.md.
+
+A root of counts is biased where counts are few: most of those pixels read zero, and to follow each
+zero all the way down loses what the rare photons say. The gradient of the Poisson likelihood goes
+half of the way, -1/2 of the field, and so do the settling sweeps.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ MOMENTUM = 0.5
 MOMENTUM_SHARE = 0.9  # of the sweeps; the last ones settle
 SMALLEST_PACE = 0.1
 SETTLING_SWEEPS = 2.0  # the last step is this divided by the number of sweeps
+POISSON_FALL = 0.5
 REGULARISATION = (0.1, 0.5)  # of many and of few photons
 BRIGHT_PHOTONS = 1000.0  # under the beam, per pixel and pattern: the least for the former
 LARGEST_BATCH = 32
@@ -26,11 +31,16 @@ CACHE_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """One sweep: the share of a full step it takes, whether the slow phase is corrected after it,
-    and by what share of its last change the object is pushed on before the next.
+    """One sweep.
+
+    pace      the share of a full step it takes
+    fall      the largest share of its modulus that a pixel of the far field may lose in a step
+    correct   whether the slow phase is corrected after it
+    momentum  by what share of its last change the object is pushed on before the next
     """
 
     pace: float
+    fall: float
     correct: bool
     momentum: float
 
@@ -43,6 +53,7 @@ def plan_sweep(number: int, total: int, *, slow_phase: bool = True) -> SweepPlan
     moving = 1 < number < total and number <= MOMENTUM_SHARE * total
     return SweepPlan(
         pace=1 - (1 - last) * share,
+        fall=1.0 if number <= half else POISSON_FALL,
         correct=slow_phase and due(number) and number < total,
         momentum=MOMENTUM if moving else 0.0,
     )

@@ -24,6 +24,10 @@ def test_steps_are_whole_and_then_shrink(total):
     assert min(paces) >= 0.1 - 1e-12
 
 
+def test_the_settling_sweeps_follow_the_poisson_gradient():
+    assert [p.fall for p in plans(6)] == [1, 1, 1, 0.5, 0.5, 0.5]
+
+
 def test_short_runs_take_whole_steps():
     assert [p.pace for p in plans(2)] == [1.0, 1.0]
 

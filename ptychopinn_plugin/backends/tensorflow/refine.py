@@ -170,6 +170,7 @@ class HostStep:
         ramps = ramp_sums(modulus[:, 0], miss[:, 0], s.good) if plan.correct else None
         modulus += 1e-6
         np.divide(miss, modulus, out=miss)
+        np.maximum(miss, np.float32(-plan.fall), out=miss)
         miss *= np.float32(plan.pace)
         np.multiply(field, miss, out=waves)
         change = memory.ifft2(waves)
@@ -210,7 +211,7 @@ class DeviceStep:
         field = tf.TensorSpec([None, *sweeper.probe.shape], tf.complex64)
         amplitude = tf.TensorSpec([None, 1, sweeper.side, sweeper.side], tf.float32)
         where = tf.TensorSpec([None, 2], tf.int32), tf.TensorSpec([None, 2], tf.float32)
-        pace = tf.TensorSpec([], tf.float32)
+        pace = tf.TensorSpec([2], tf.float32)
         self.graph = tf.function(
             self._step, input_signature=[*where, amplitude, field, field, pace]
         )
@@ -222,8 +223,9 @@ class DeviceStep:
         """Correct the object (and the probe) by one batch; return sum(|F| - sqrt(I))^2 and the
         `ramp_sums`, which cost nothing here.
         """
+        pace = np.array([plan.pace, plan.fall], np.float32)
         error, ramps = self.graph(
-            batch.corner_px, batch.shift_px, batch.amplitude, probes, back, np.float32(plan.pace)
+            batch.corner_px, batch.shift_px, batch.amplitude, probes, back, pace
         )
         return float(error), ramps
 
@@ -243,7 +245,7 @@ class DeviceStep:
         miss = amplitude - modulus
         if s.good is not None:
             miss *= s.good
-        gain = pace * miss / (modulus + 1e-6)
+        gain = pace[0] * tf.maximum(miss / (modulus + 1e-6), -pace[1])
         change = tf.signal.ifft2d(field * tf.complex(gain, tf.zeros_like(gain)))
         if s.update_probe:
             step, floor = _probe_step(shift_px, patches, change)

@@ -83,7 +83,7 @@ class Sweeper:
         error = 0.0
         ramps: list[Tensor | None] = [None] * len(self.batches)
         for number in self.rng.permutation(len(self.batches)):
-            error += self._step(int(number), plan.pace, ramps if plan.correct else None)
+            error += self._step(int(number), plan, ramps)
         if self.update_probe:
             self._fix_ambiguities()
         if plan.correct:
@@ -99,7 +99,7 @@ class Sweeper:
             self.object += momentum * (now - self.last)
         self.last = now
 
-    def _step(self, number: int, pace: float, ramps: list[Tensor | None] | None) -> float:
+    def _step(self, number: int, plan: SweepPlan, ramps: list[Tensor | None]) -> float:
         batch = self.batches[number]
         probes, back = self._lighting(number)
         patches = physics.extract(self.object, batch.corner_px, self.side)
@@ -110,9 +110,9 @@ class Sweeper:
         if self.good is not None:
             miss *= self.good
         error = (float(torch.linalg.vector_norm(miss)) / self.side) ** 2
-        if ramps is not None:
+        if plan.correct:
             ramps[number] = _ramp_sums(modulus[:, 0], miss[:, 0], self.good)
-        field *= miss.div_(modulus.add_(1e-6)).mul_(pace)
+        field *= miss.div_(modulus.add_(1e-6)).clamp_(min=-plan.fall).mul_(plan.pace)
         change = torch.fft.ifft2(field)
         if self.update_probe:
             self._step_probe(batch, patches, change)
