@@ -197,14 +197,6 @@ class ReconstructionConfig:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.probe_modes and not self.update_probe:
-            raise ConfigError(
-                explain(
-                    'Probe modes are guesses that only an update makes right',
-                    expected='update_probe, or probe_modes=0',
-                    received=f'probe_modes={self.probe_modes}, update_probe={self.update_probe}',
-                )
-            )
 
 
 @dataclass(frozen=True)

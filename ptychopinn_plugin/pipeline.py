@@ -178,6 +178,13 @@ def iterate(
     """Yield the start (number 0, its loss is its fourier_error), then every sweep."""
     probe = normalised_probe(scan)
     if reconstruction.probe_modes:
+        require(
+            reconstruction.update_probe,
+            ConfigError,
+            'Probe modes are guesses that only an update makes right',
+            expected='update_probe, or probe_modes=0',
+            received=f'probe_modes={reconstruction.probe_modes}, update_probe=False',
+        )
         probe = adjusted(probe, reconstruction.probe_modes)
     name, image = _start(scan, model, backend, reconstruction, runtime)
     error, _ = backend.predict(scan, image, probe, runtime)

@@ -69,6 +69,7 @@ def children():
 def test_reconstruct_yields_the_start_and_every_sweep(loaded, small_scan):
     core, product = loaded
     set_value(core, 'Reconstruction', 'Sweeps', 3)
+    set_value(core, 'Reconstruction', 'Start', 'flat')
     out = product.reconstruct_local(algorithm=PINN, block=True).get_product()
     given = product.get_product()
     assert [v.epoch for v in out.losses] == [0, 1, 2, 3]

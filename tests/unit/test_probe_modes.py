@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import ptychopinn_plugin as pp
 from ptychopinn_plugin.config import ReconstructionConfig
 from ptychopinn_plugin.errors import ConfigError
 from ptychopinn_plugin.probe_modes import adjusted, orthogonal, power
@@ -44,6 +45,11 @@ def test_orthogonal_modes_light_the_same():
     np.testing.assert_allclose(again, made, atol=1e-4)
 
 
-def test_modes_are_guesses_without_an_update():
+def test_modes_are_guesses_without_an_update(toy, small_scan):
     with pytest.raises(ConfigError, match='only an update makes right'):
-        ReconstructionConfig(probe_modes=3)
+        pp.reconstruct(small_scan, reconstruction=ReconstructionConfig(probe_modes=3))
+
+
+def test_the_sweeps_get_the_modes(toy, small_scan):
+    config = ReconstructionConfig(probe_modes=3, update_probe=True, sweeps=1)
+    assert pp.reconstruct(small_scan, reconstruction=config).probe.shape == (3, 32, 32)
