@@ -22,16 +22,21 @@ def run(
     slow: bool = True,
     model: str = '',
 ) -> Iterator[State]:
-    """Yield the start (0), then every sweep; `model` is a model file for the network start."""
-    settings = ReconstructionConfig(
-        start=start, sweeps=100_000, slow_phase=slow, update_probe=update_probe
-    )
+    """Yield the result of whole runs of more and more sweeps, since their steps depend on how many
+    there are to be; `model` is a model file for the network start.
+    """
     runtime = RuntimeConfig(backend='torch', device='cpu', threads=threads)
-    steps = pipeline.iterate(
-        scan, _loaded(model), backend=BACKEND, reconstruction=settings, runtime=runtime
-    )
-    for sweep in steps:
-        yield State(sweep.number, sweep.image.object, sweep.probe)
+    network = _loaded(model)
+    sweeps = 2
+    while True:
+        settings = ReconstructionConfig(
+            start=start, sweeps=sweeps, slow_phase=slow, update_probe=update_probe
+        )
+        *_, last = pipeline.iterate(
+            scan, network, backend=BACKEND, reconstruction=settings, runtime=runtime
+        )
+        yield State(last.number, last.image.object, last.probe, whole=True)
+        sweeps = int(1.4 * sweeps) + 1
 
 
 def _loaded(model: str) -> pipeline.Model | None:
