@@ -164,7 +164,7 @@ def half_scans(
             backend=backend, reconstruction=reconstruction, runtime=runtime,
         )  # fmt: skip
         images.append(last.image)
-    return judge(images[0], images[1], normalised_probe(scan))
+    return judge(images[0], images[1])
 
 
 def iterate(

@@ -1,10 +1,10 @@
 """How far to trust a phase: two reconstructions from half of the patterns each, compared.
 
 The halves share no photon, so their difference is noise and what the sweeps had not yet settled.
-One sigma of the whole is a factor times the local root mean square of the difference: a half where
-noise averages freely, more where the sweeps are regularised and hold back the same from both halves
-(measured, benchmarks/RESEARCH.md). What both halves get wrong alike (a wrong probe, wrong
-positions, an object that moves, detail finer than either resolves) is not in it.
+Halves have twice the variance of the whole and their difference twice that again, so one sigma of
+the whole is half of the local root mean square of the difference, and a seventh more (measured,
+benchmarks/RESEARCH.md). What both halves get wrong alike (a wrong probe, wrong positions, an object
+that moves, detail finer than either resolves) is not in it.
 
 Letters as in `scan`.
 """
@@ -21,10 +21,9 @@ from .metrics import compare
 from .result import ObjectImage
 from .scan import Complex, Double, Float
 from .slow_phase import mean_ramp, plane
-from .sweep_plan import regularisation
 
 SMOOTHING_PX = 3.0  # of the squares: a dozen independent pixels, 12 % of sigma
-FACTOR, FACTOR_PER_REGULARISATION = 0.55, 0.85
+FACTOR = 0.57
 DARK = 1e-3  # of the brightest spot: below it nothing is known
 UNKNOWN_RAD = float(np.pi / np.sqrt(3))  # sigma of a phase that may be anything
 
@@ -48,15 +47,14 @@ def halves(positions_px: Double) -> tuple[Rows, Rows]:
     return np.sort(order[0::2]), np.sort(order[1::2])
 
 
-def judge(first: ObjectImage, second: ObjectImage, probe: Complex) -> HalfScans:
-    """Compare the objects of two half scans in the same frame, with the normalised probe (P, N, N).
+def judge(first: ObjectImage, second: ObjectImage) -> HalfScans:
+    """Compare the objects of two half scans in the same frame.
 
     Raises `DataError` when nothing is illuminated in both.
     """
     weight = np.minimum(first.weight, second.weight)
     score = compare(first.object, second.object, weight)
-    factor = FACTOR + FACTOR_PER_REGULARISATION * regularisation(probe)
-    sigma = factor * local_difference(first.object, second.object, weight)
+    sigma = FACTOR * local_difference(first.object, second.object, weight)
     known = weight > DARK * weight.max()
     sigma = np.where(known, np.minimum(sigma, UNKNOWN_RAD), UNKNOWN_RAD)
     return HalfScans(sigma.astype(np.float32), score.frc50)

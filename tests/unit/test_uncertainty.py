@@ -15,13 +15,9 @@ from ptychopinn_plugin.config import ReconstructionConfig
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.files import save_scan
 from ptychopinn_plugin.result import ObjectImage
-from ptychopinn_plugin.scaling import normalised_probe
 from ptychopinn_plugin.simulate import Simulation, simulate_scan
 from ptychopinn_plugin.slow_phase import plane
-from ptychopinn_plugin.sweep_plan import regularisation
 from ptychopinn_plugin.uncertainty import (
-    FACTOR,
-    FACTOR_PER_REGULARISATION,
     UNKNOWN_RAD,
     halves,
     judge,
@@ -71,33 +67,30 @@ def test_what_no_data_fix_is_no_difference(noisy):
     np.testing.assert_allclose(difference, 0, atol=1e-3)
 
 
-def test_judged_by_the_regularisation(noisy, small_scan):
+def test_sigma_of_the_whole_is_half_of_the_difference_and_a_seventh_more(noisy):
     (a, b), _ = noisy
-    for photons in (1.0, 1e-6):
-        probe = normalised_probe(small_scan) * np.float32(np.sqrt(photons))
-        found = judge(image(a), image(b), probe)
-        factor = FACTOR + FACTOR_PER_REGULARISATION * regularisation(probe)
-        expected = factor * local_difference(a, b, np.ones(SHAPE, np.float32))
-        np.testing.assert_allclose(found.uncertainty, expected, rtol=1e-4)
-        assert found.uncertainty.dtype == np.float32
+    found = judge(image(a), image(b)).uncertainty
+    expected = 0.57 * local_difference(a, b, np.ones(SHAPE, np.float32))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert found.dtype == np.float32
 
 
-def test_nothing_is_known_in_the_dark(noisy, small_scan):
+def test_nothing_is_known_in_the_dark(noisy):
     (a, b), _ = noisy
     weight = np.zeros(SHAPE, np.float32)
     weight[5:50, 5:70] = 1
-    found = judge(image(a, weight), image(b), normalised_probe(small_scan))
+    found = judge(image(a, weight), image(b))
     assert (found.uncertainty[weight == 0] == np.float32(UNKNOWN_RAD)).all()
     assert (found.uncertainty[10:40, 10:60] < 0.5).all()
 
 
-def test_the_rings_are_those_of_the_halves(small_scan):
+def test_the_rings_are_those_of_the_halves():
     rng = np.random.default_rng(1)
     detail = 5 * gaussian_filter(rng.standard_normal((96, 96)), 1.5)
     found = []
     for noise in (0.01, 0.1, 1.0):
         a, b = (np.exp(1j * (detail + noise * rng.standard_normal((96, 96)))) for _ in range(2))
-        found.append(judge(image(a), image(b), normalised_probe(small_scan)).frc50)
+        found.append(judge(image(a), image(b)).frc50)
     assert 1 >= found[0] > found[1] > found[2] > 0
 
 
@@ -111,7 +104,7 @@ def test_it_covers_the_error():
     error = phase_difference(result.image.object, scan.true_object, result.weight)
     lit = result.weight > 0.1
     covered = (np.abs(error) < result.image.uncertainty)[lit].mean()
-    assert 0.5 < covered < 0.85
+    assert 0.55 < covered < 0.8
     assert 0.5 < result.half_scan_frc50 <= 1
     assert result.seconds['uncertainty'] > 0
 
