@@ -201,11 +201,11 @@ def noise_floor(scan: Scan) -> float:
 def suspicious(fourier_error: float, floor: float, sweeps: int) -> bool:
     """Return whether an error after `sweeps` is too high for noise and ordinary imperfections.
 
-    Six sweeps over simulated and real scans end within 0.01 of the floor when all is right, unless
-    there is background or the probe guess is poor, and 0.014 or more above it when turned. Two
-    floors, because `noise_floor` is low by up to half in dark pixels. Below some 10 000 photons per
-    pattern noise may hide a wrong orientation from this rule. Before `FEWEST_SWEEPS` any error may
-    still fall.
+    Six sweeps over simulated and real scans end within 0.01 of the floor when all is right (0.02 at
+    1000 photons per pattern), unless there is background or the probe guess is poor, and 0.014 or
+    more above it when turned. Two floors, because `noise_floor` is low by up to half in dark
+    pixels. Below some 10 000 photons per pattern noise may hide a wrong orientation from this rule.
+    Before `FEWEST_SWEEPS` any error may still fall.
     """
     return sweeps >= FEWEST_SWEEPS and fourier_error > FLOORS * floor + UNEXPLAINED
 
