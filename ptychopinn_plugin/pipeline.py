@@ -98,6 +98,15 @@ def reconstruct(
     scans in the same way and compares them, which takes as long again: `image.uncertainty` and
     `half_scan_frc50`. Raises as `train` does, and `ModelFileError` when the model does not fit.
     """
+    if uncertainty:  # before the slow work
+        require(
+            len(scan) >= LEAST_PATTERNS,
+            DataError,
+            'The scan has too few patterns to be halved',
+            expected=f'at least {LEAST_PATTERNS} patterns',
+            received=f'{len(scan)} patterns',
+            cure='Reconstruct without uncertainty',
+        )
     runtime = runtime or RuntimeConfig()
     clock = _Clock()
     backend = registry.load(runtime.backend)
@@ -145,18 +154,7 @@ def half_scans(
     reconstruction: ReconstructionConfig,
     runtime: RuntimeConfig,
 ) -> HalfScans:
-    """Reconstruct two halves of a scan as the whole would be, and compare them.
-
-    Raises `DataError` when there are fewer than `LEAST_PATTERNS`.
-    """
-    require(
-        len(scan) >= LEAST_PATTERNS,
-        DataError,
-        'The scan has too few patterns to be halved',
-        expected=f'at least {LEAST_PATTERNS} patterns',
-        received=f'{len(scan)} patterns',
-        cure='Reconstruct without uncertainty',
-    )
+    """Reconstruct two halves of a scan as the whole would be, and compare them."""
     images = []
     for rows in halves(scan.positions_px):
         *_, last = iterate(

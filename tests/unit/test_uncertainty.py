@@ -111,8 +111,10 @@ def test_it_covers_the_error():
 
 def test_too_few_patterns_are_refused(toy, small_scan):
     few = small_scan.take(np.arange(10))
+    seen = []
     with pytest.raises(DataError, match='too few patterns to be halved'):
-        pp.reconstruct(few, uncertainty=True)
+        pp.reconstruct(few, uncertainty=True, on_sweep=seen.append)
+    assert not seen  # refused before the slow work
     assert pp.reconstruct(few).half_scan_frc50 is None
 
 
