@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ptychopinn_plugin import files, pipeline
+from ptychopinn_plugin import files, starts
 from ptychopinn_plugin.backends.torch.backend import BACKEND
 from ptychopinn_plugin.config import ReconstructionConfig, RuntimeConfig
 from ptychopinn_plugin.metrics import compare
@@ -58,7 +58,7 @@ def transforms_per_second(scan: Scan, modes: int) -> float:
 
 def measure(scan: Scan, sweeps: int, runtime: RuntimeConfig) -> dict[str, float]:
     """Return throughput, limit and quality of one scan."""
-    probe, start = normalised_probe(scan), pipeline.flat_start(scan)
+    probe, start = normalised_probe(scan), starts.flat_start(scan)
     config = ReconstructionConfig(start='flat', sweeps=sweeps)
     limit = transforms_per_second(scan, len(probe))
     times = [time.perf_counter()]

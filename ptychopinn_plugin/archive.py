@@ -24,7 +24,7 @@ from .backends.registry import BACKENDS
 from .config import ModelConfig, TrainingConfig, from_dict, to_dict
 from .errors import ConfigError, ModelFileError, explain, require
 from .manifest import COPY, MANIFEST, compose, dump, epochs, fingerprint, parse, read, shown
-from .plan import weight_shapes
+from .network_weights import weight_shapes
 
 CONFIG, WEIGHTS = 'config.json', 'weights.h5'
 MEMBERS = (MANIFEST, CONFIG, WEIGHTS)

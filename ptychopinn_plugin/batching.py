@@ -52,6 +52,10 @@ class Batch:
     corner_px: NDArray[np.int64]
     shift_px: Float
 
+    def __len__(self) -> int:
+        """The number of patterns."""
+        return len(self.counts)
+
 
 def source(scan: Scan, rows: Rows | None = None, *, supervised: bool = False) -> Source:
     """Return a scan made ready, with only `rows` in use."""

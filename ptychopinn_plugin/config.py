@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 from .errors import ConfigError, explain
 
+AUTOENCODER, UNROLLED = 'autoencoder', 'unrolled'
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -79,7 +81,7 @@ class ModelConfig:
     """What the network is."""
 
     architecture: str = setting(
-        'autoencoder', 'Architecture', 'Network design.', choices=('autoencoder',)
+        'autoencoder', 'Architecture', 'Network design.', choices=(AUTOENCODER, UNROLLED)
     )
     mode: str = setting(
         'pinn',
@@ -126,7 +128,12 @@ class TrainingConfig:
         16, 'Batch size', 'Patterns (groups, when gridsize > 1) per step.', low=1, high=4096
     )
     learning_rate: float = setting(
-        1e-3, 'Learning rate', 'Step size of Adam at its highest.', low=1e-8, high=1.0
+        1e-3,
+        'Learning rate',
+        'Step size of Adam at its highest; a tenth of it where the architecture unrolled does not '
+        'begin from scratch.',
+        low=1e-8,
+        high=1.0,
     )
     schedule: str = setting(
         'cosine', 'Schedule', 'How the learning rate falls over the epochs.',
@@ -151,6 +158,12 @@ class TrainingConfig:
     seed: int = setting(
         0, 'Seed', 'Seed of initial weights, split and batch order.', low=0, high=2**31 - 1
     )
+    from_scratch: bool = setting(
+        False, 'From scratch',
+        'Begin with random weights; else the architecture unrolled begins with those that come '
+        'with the plug-in.',
+        advanced=True,
+    )  # fmt: skip
     logger: str = setting(
         'csv', 'Logger', 'Where Lightning logs to.', choices=('csv', 'tensorboard', 'mlflow'),
         advanced=True,
@@ -177,6 +190,11 @@ class ReconstructionConfig:
         True, 'Slow phase',
         'Between sweeps, correct the slowly varying phase by how far patterns are displaced.',
         advanced=True,
+    )  # fmt: skip
+    network_correction: bool = setting(
+        True, 'Network correction',
+        'After the last sweep a network takes off what looks like noise and artefacts. The one '
+        'that comes with the plug-in, unless a model of the architecture unrolled is given.',
     )  # fmt: skip
     sweep_batch_size: int = setting(
         0, 'Sweep batch size', 'Patterns per physics step; 0 chooses by overlap.',

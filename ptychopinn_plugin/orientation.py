@@ -21,6 +21,7 @@ from .backends import registry
 from .config import ReconstructionConfig, RuntimeConfig
 from .errors import ConfigError, require
 from .scan import Array, Scan, frame_around
+from .starts import SAMPLE
 
 SWEEPS = 6
 PATTERNS = 192
@@ -190,9 +191,9 @@ def noise_floor(scan: Scan) -> float:
     The square of sqrt(n) - sqrt(l), of a Poisson count n of mean l, is 1/4 on average where l is
     large. Taking 1 for n = 1 and 1/4 for any n above has the right average within a tenth for
     l >= 1 and is low by up to half in darker pixels. Counts that are not photons give no true
-    floor: a scale below one makes it too high. At most `pipeline.SAMPLE` patterns are read.
+    floor: a scale below one makes it too high. At most `starts.SAMPLE` patterns are read.
     """
-    rows = np.linspace(0, len(scan) - 1, min(len(scan), pipeline.SAMPLE)).astype(int)
+    rows = np.linspace(0, len(scan) - 1, min(len(scan), SAMPLE)).astype(int)
     counts = scan.counts[rows][:, ~scan.bad_pixels].astype(np.float64)
     noise = np.where(counts < 1.5, counts, 0.25)
     return float(noise.sum() / max(counts.sum(), 1.0))

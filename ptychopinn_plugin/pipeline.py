@@ -17,23 +17,22 @@ from pathlib import Path
 
 import numpy as np
 
-from . import reference
+from . import starts
 from .backends import registry
 from .backends.base import Backend, EpochCallback, Model, StepCallback
-from .config import ModelConfig, ReconstructionConfig, RuntimeConfig, TrainingConfig
+from .config import UNROLLED, ModelConfig, ReconstructionConfig, RuntimeConfig, TrainingConfig
 from .errors import ConfigError, DataError, require
-from .geometry import relative_illumination, windows
+from .pretrained import pretrained
 from .probe_modes import adjusted
 from .result import ObjectImage, Reconstruction, Sweep
-from .scaling import amplitudes, flat_transmission, normalised_probe
+from .scaling import normalised_probe
 from .scan import Scan
-from .slow_phase import first_phase
 from .uncertainty import HalfScans, halves, judge
 
 logger = logging.getLogger(__name__)
 
-SAMPLE = 64
 LEAST_PATTERNS = 16
+FINE_TUNING = 0.1  # of the learning rate, where weights are good already
 
 
 def train(
@@ -53,12 +52,20 @@ def train(
 
     Without `validation`, `training.validation_fraction` of the patterns is held out. The pattern
     size is that of the scans. `folder` receives checkpoints and logs and is needed to `resume`;
-    `initial` gives the weights to start from.
+    `initial` gives the weights to start from: for the architecture `unrolled` those that come with
+    the plug-in, unless `training.from_scratch`.
 
     Raises `DataError`, `ConfigError`, `BackendUnavailableError` or `TrainingError`.
     """
     scans = [scans] if isinstance(scans, Scan) else list(scans)
-    model = _sized(model or ModelConfig(), [*scans, *validation])
+    model, training = model or ModelConfig(), training or TrainingConfig()
+    require(len(scans) > 0, DataError, 'There is no scan to train on')
+    if model.architecture != UNROLLED:  # which takes any size
+        model = _sized(model, [*scans, *validation])
+    elif not training.from_scratch:
+        training = replace(training, learning_rate=max(1e-8, training.learning_rate * FINE_TUNING))
+        if initial is None and not resume:
+            initial = replace(pretrained(), config=model)
     if initial is not None:
         require(
             initial.config == model,
@@ -67,7 +74,7 @@ def train(
             expected=f'{initial.config}',
             received=f'{model}',
         )
-    runtime, training = runtime or RuntimeConfig(), training or TrainingConfig()
+    runtime = runtime or RuntimeConfig()
     backend = registry.load(runtime.backend)
     if initial is not None:
         logger.info(
@@ -154,7 +161,10 @@ def half_scans(
     reconstruction: ReconstructionConfig,
     runtime: RuntimeConfig,
 ) -> HalfScans:
-    """Reconstruct two halves of a scan as the whole would be, and compare them."""
+    """Reconstruct two halves of a scan as the whole would be, but for the network's correction, and
+    compare them: their difference is to show the noise.
+    """
+    reconstruction = replace(reconstruction, network_correction=False)
     images = []
     for rows in halves(scan.positions_px):
         *_, last = iterate(
@@ -184,10 +194,21 @@ def iterate(
             received=f'probe_modes={reconstruction.probe_modes}, update_probe=False',
         )
         probe = adjusted(probe, reconstruction.probe_modes)
-    name, image = _start(scan, model, backend, reconstruction, runtime)
+    patches = None if model is None or model.config.architecture == UNROLLED else model
+    name, image = _start(scan, patches, backend, reconstruction, runtime)
     error, _ = backend.predict(scan, image, probe, runtime)
     yield Sweep(0, reconstruction.sweeps, image, probe, error, name)
-    yield from backend.refine(scan, image, probe, reconstruction, runtime)
+    network = _network(model, reconstruction)
+    yield from backend.refine(scan, image, probe, reconstruction, runtime, network)
+
+
+def _network(model: Model | None, config: ReconstructionConfig) -> Model | None:
+    """Return the network that corrects the object between sweeps."""
+    if not config.network_correction:
+        return None
+    if model is not None and model.config.architecture == UNROLLED:
+        return model
+    return pretrained()
 
 
 def _start(
@@ -202,50 +223,21 @@ def _start(
         require(
             model is not None,
             ConfigError,
-            'The network start needs a model',
-            cure='Give a model file, or choose another start',
+            'The network start needs a model of the architecture autoencoder',
+            cure='Give such a model file, or choose another start',
         )
         assert model is not None
         _check_fit(scan, model)
         return 'network', backend.estimate(scan, model, config, runtime)
-    flat = flat_start(scan)
     if config.start == 'flat':
-        return 'flat', flat
-    image = gradient_start(scan)
-    if config.start == 'auto' and sampled_error(scan, flat) <= sampled_error(scan, image):
-        logger.info('Starting flat: the phase gradients of the patterns do not fit better')
-        return 'flat', flat
-    return 'gradients', image
-
-
-def flat_start(scan: Scan) -> ObjectImage:
-    """Return the flat object that predicts the mean counts per frame."""
-    value = np.complex64(flat_transmission(scan))
-    weight = relative_illumination(scan, scan.probe)
-    return ObjectImage(np.full(scan.frame.shape, value), weight, scan.frame.origin_px)
-
-
-def gradient_start(scan: Scan) -> ObjectImage:
-    """Return the flat object with the phase that the displacements of the patterns give."""
-    flat, phase = flat_start(scan), first_phase(scan, normalised_probe(scan))
-    turned = flat.object * np.exp(1j * phase)
-    return replace(flat, object=turned.astype(np.complex64))
-
-
-def sampled_error(scan: Scan, image: ObjectImage) -> float:
-    """Return the fourier_error of an image over at most `SAMPLE` patterns, far from one another."""
-    rows = np.linspace(0, len(scan) - 1, min(len(scan), SAMPLE)).astype(int)
-    at = windows(scan, image.frame)
-    patches = reference.extract(image.object, at.corner_px[rows], scan.side_px)
-    probes = reference.shift_probe(normalised_probe(scan), at.shift_px[rows])
-    miss = np.sqrt(reference.diffract(patches, probes)) - amplitudes(scan.counts[rows])
-    miss = miss[:, ~scan.bad_pixels]
-    return float((miss**2).sum() / max(scan.totals[rows].sum(), 1))
+        return 'flat', starts.flat_start(scan)
+    if config.start == 'gradients':
+        return 'gradients', starts.gradient_start(scan)
+    return starts.best_start(scan)
 
 
 def _sized(model: ModelConfig, scans: Sequence[Scan]) -> ModelConfig:
     sides = sorted({scan.side_px for scan in scans})
-    require(len(sides) > 0, DataError, 'There is no scan to train on')
     require(
         len(sides) == 1,
         DataError,

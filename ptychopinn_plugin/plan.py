@@ -16,13 +16,9 @@ Canonical layouts: convolution kernels (out, in, rows, columns), biases (out,), 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from .config import ModelConfig
-from .scan import Float
 
 BASE_FILTERS = 32  # of the first stage at N = 64; halved for each doubling of N
 DEEPEST_FILTERS = 128
@@ -32,11 +28,15 @@ HEADS = ('amplitude', 'phase')
 
 @dataclass(frozen=True)
 class Conv:
-    """One 3x3 'same' convolution with bias: canonical name, input and output channels."""
+    """One 'same' convolution with bias: canonical name, input and output channels, side of the
+    kernel, and by how much its first weights differ in size from Glorot's.
+    """
 
     name: str
     inputs: int
     outputs: int
+    size: int = 3
+    gain: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -122,27 +122,3 @@ def _decoder(name: str, inputs: int, filters: list[int], channels: int, framed: 
         head=Conv(f'{name}.head', fine, channels),
         frame=Conv(f'{name}.frame', FRAME_CHANNELS, channels) if framed else None,
     )
-
-
-def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Return the canonical name and shape of every weight of a network, in order."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for conv in plan(config).convolutions():
-        shapes[f'{conv.name}.kernel'] = (conv.outputs, conv.inputs, 3, 3)
-        shapes[f'{conv.name}.bias'] = (conv.outputs,)
-    return shapes
-
-
-def initial_weights(config: ModelConfig, seed: int) -> dict[str, Float]:
-    """Return the weights a training starts from: kernels uniform after Glorot (as Keras draws them,
-    which the published network was trained with), biases zero. The same for every back end.
-    """
-    rng = np.random.default_rng(seed)
-    made: dict[str, Float] = {}
-    for name, shape in weight_shapes(config).items():
-        if len(shape) == 1:
-            made[name] = np.zeros(shape, np.float32)
-            continue
-        limit = math.sqrt(6 / (math.prod(shape[2:]) * (shape[0] + shape[1])))
-        made[name] = rng.uniform(-limit, limit, shape).astype(np.float32)
-    return made

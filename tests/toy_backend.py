@@ -13,7 +13,7 @@ import numpy as np
 from ptychopinn_plugin.backends import registry
 from ptychopinn_plugin.backends.base import Model, StopTraining
 from ptychopinn_plugin.errors import TrainingError
-from ptychopinn_plugin.plan import weight_shapes
+from ptychopinn_plugin.network_weights import weight_shapes
 from ptychopinn_plugin.result import Epoch, ObjectImage, Sweep
 
 STEP_S = 'TOY_STEP_S'  # environment: seconds that every step takes
@@ -57,7 +57,7 @@ class ToyBackend:
     def estimate(self, scan, model, reconstruction, runtime):
         return self._image(scan, np.ones(scan.frame.shape, np.complex64))
 
-    def refine(self, scan, start, probe, reconstruction, runtime):
+    def refine(self, scan, start, probe, reconstruction, runtime, network=None):
         for number in range(1, reconstruction.sweeps + 1):
             pause()
             share = number / reconstruction.sweeps

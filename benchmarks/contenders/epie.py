@@ -14,9 +14,9 @@ import numpy as np
 from contenders.race import State
 
 from ptychopinn_plugin.geometry import windows
-from ptychopinn_plugin.pipeline import flat_start
 from ptychopinn_plugin.scaling import amplitudes, normalised_probe
 from ptychopinn_plugin.scan import Array, Complex, Float, Scan
+from ptychopinn_plugin.starts import flat_start
 
 KEPT_BYTES = 1 << 30  # of shifted probes; with more, or a changing probe, they are made anew
 

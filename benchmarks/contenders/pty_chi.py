@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from contenders.race import State
 
-from ptychopinn_plugin.pipeline import flat_start
 from ptychopinn_plugin.scaling import normalised_probe
 from ptychopinn_plugin.scan import Scan
+from ptychopinn_plugin.starts import flat_start
 
 try:
     import torchvision  # noqa: F401

@@ -112,7 +112,7 @@ class Judge:
     def __init__(self, scan: Scan, threads: int) -> None:
         from ptychopinn_plugin.backends import registry
         from ptychopinn_plugin.config import RuntimeConfig
-        from ptychopinn_plugin.pipeline import flat_start
+        from ptychopinn_plugin.starts import flat_start
 
         self.scan, self.flat = scan, flat_start(scan)
         self.backend = registry.load('torch')

@@ -19,7 +19,7 @@ Weights = dict[str, Float]
 class Model:
     """A trained network, independent of the framework that trained it.
 
-    weights  canonical name -> float32 array, names and layouts as `plan` fixes them
+    weights  canonical name -> float32 array, names and layouts as `network_weights` fixes them
     history  one `Epoch` per finished epoch
     writer   'torch' or 'tensorflow': who trained it
     summary  JSON-ready facts about the training (patterns, scans, best epoch, stopped early, ...)
@@ -111,9 +111,10 @@ class Backend(Protocol):
         probe: Complex,
         reconstruction: ReconstructionConfig,
         runtime: RuntimeConfig,
+        network: Model | None = None,
     ) -> Iterator[Sweep]:
         """Yield the state after each physics sweep from `start` with the normalised `probe` (P, N,
-        N).
+        N). `network`, of the architecture `unrolled`, corrects the object where `sweep_plan` says.
         """
 
     def predict(

@@ -24,12 +24,12 @@ def zone_plate(side: int, defocus: float = 0.36) -> Wave:
 
     `defocus` is the diameter of the out-of-focus beam as a share of the window.
     """
-    return _focused(side, radius=0.2, stop=0.4, defocus=defocus)
+    return focused(side, radius=0.2, stop=0.4, defocus=defocus)
 
 
 def airy(side: int, defocus: float = 0.3) -> Wave:
     """Return the beam of a full circular aperture; `defocus` as in `zone_plate`, 0 is the focus."""
-    return _focused(side, radius=0.1, stop=0.0, defocus=defocus)
+    return focused(side, radius=0.1, stop=0.0, defocus=defocus)
 
 
 def gaussian(side: int, fwhm: float = 0.22, curvature: float = 0.35) -> Wave:
@@ -89,7 +89,7 @@ def _offsets(side: int) -> Double:
     return np.arange(side, dtype=np.float64) - (side - 1) / 2
 
 
-def _focused(side: int, radius: float, stop: float, defocus: float) -> Wave:
+def focused(side: int, radius: float, stop: float, defocus: float) -> Wave:
     """Return the beam of an aperture, `radius` [share of N] on the detector, with a stop."""
     f = (np.arange(side) - side // 2) / side
     rho = np.hypot(f[:, None], f)

@@ -106,9 +106,8 @@ def simulate_scan(simulation: Simulation) -> Scan:
     # A scan checks its counts; a stand-in of ones has its windows found before there are any.
     blank = np.broadcast_to(np.uint8(1), (len(positions), side, side))
     bare = Scan(blank, positions, _probe(s), frame=Frame((size, size)))
-    probe = bare.probe * np.sqrt(s.photons_per_frame / _mean_power(bare, object_)).astype('f4')
     bad = _bad_pixels(side, s.bad_fraction, streams[2])
-    counts = _expose(bare, object_, probe, s.background, streams[3])
+    probe, counts = expose(bare, object_, s.photons_per_frame, s.background, streams[3])
     return Scan(
         _spoil(counts, bad),
         positions,
@@ -143,10 +142,15 @@ def _mean_power(scan: Scan, object_: Complex) -> float:
     return sum(float((np.abs(wave) ** 2).sum()) for _, wave in waves) / len(scan)
 
 
-def _expose(
-    scan: Scan, object_: Complex, probe: Complex, background: float, rng: Generator
-) -> Array:
-    """Return Poisson counts (M, N, N), in the smallest of uint16, 32 and 64 that holds them."""
+def expose(
+    scan: Scan, object_: Complex, photons_per_frame: float, background: float, rng: Generator
+) -> tuple[Complex, Array]:
+    """Return the probe (P, N, N) that gives the mean counts per frame, and Poisson counts (M, N, N)
+    in the smallest of uint16, 32 and 64 that holds them.
+
+    `scan` gives the positions and the shape of the probe; `background` counts per pixel are added.
+    """
+    probe = scan.probe * np.sqrt(photons_per_frame / _mean_power(scan, object_)).astype('f4')
     counts = np.zeros(scan.counts.shape, np.uint16)
     for rows, wave in _waves(scan, object_, probe):
         expected: Double = reference.intensity(reference.far_field(wave)) + background
@@ -155,7 +159,7 @@ def _expose(
             np.promote_types(counts.dtype, np.min_scalar_type(drawn.max())), copy=False
         )
         counts[rows] = drawn
-    return counts
+    return probe, counts
 
 
 def _bad_pixels(side: int, fraction: float, rng: Generator) -> Bool:

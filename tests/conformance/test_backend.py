@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ptychopinn_plugin import pipeline
+from ptychopinn_plugin import starts
 from ptychopinn_plugin.backends import registry
 from ptychopinn_plugin.backends.base import Model, StopTraining
 from ptychopinn_plugin.config import (
@@ -19,7 +19,7 @@ from ptychopinn_plugin.config import (
 )
 from ptychopinn_plugin.errors import ConfigError, DataError, ModelFileError, TrainingError
 from ptychopinn_plugin.metrics import compare
-from ptychopinn_plugin.plan import weight_shapes
+from ptychopinn_plugin.network_weights import weight_shapes
 from ptychopinn_plugin.probe_modes import adjusted
 from ptychopinn_plugin.result import ObjectImage
 from ptychopinn_plugin.scaling import normalised_probe
@@ -31,6 +31,8 @@ from ..conftest import seen_through
 
 RUNTIME = RuntimeConfig(device='cpu')
 SMALL = ModelConfig(pattern_size_px=32, n_filters_scale=1)
+CANVAS = ModelConfig(architecture='unrolled')
+every_architecture = pytest.mark.parametrize('model', [SMALL, CANVAS], ids=lambda m: m.architecture)
 
 
 def nothing(_):
@@ -75,21 +77,37 @@ class TestTraining:
         trained = train(backend, small_scan, tmp_path, loss='amplitude')
         assert loss_curve(trained)[-1] < loss_curve(trained)[0]
 
-    def test_weights_are_canonical(self, backend, small_scan, tmp_path):
-        trained = train(backend, small_scan, tmp_path, epochs=1)
+    @pytest.mark.parametrize('mode', ['pinn', 'supervised'])
+    def test_the_network_of_the_canvas_learns(self, backend, small_scan, tmp_path, mode):
+        """Its loss is the logarithm of the share of what is missing that is left."""
+        dim = simulate_scan(
+            Simulation(pattern_size_px=32, object_size_px=90, patterns=120, specimen='leaves',
+                       seed=3, photons_per_frame=3e3)
+        )  # fmt: skip
+        model = replace(CANVAS, mode=mode)
+        trained = train(backend, dim, tmp_path, model=model, epochs=80, batch_size=4, patience=0)
+        least = 0.1 if mode == 'pinn' else 0.03  # half scans have twice the noise to take off
+        assert loss_curve(trained)[-1] < loss_curve(trained)[0] - least
+        assert min(e.validation_loss for e in trained.history) < -least / 2
+
+    @every_architecture
+    def test_weights_are_canonical(self, backend, small_scan, tmp_path, model):
+        trained = train(backend, small_scan, tmp_path, model=model, epochs=1)
         shapes = {k: v.shape for k, v in trained.weights.items()}
-        assert shapes == weight_shapes(SMALL)
+        assert shapes == weight_shapes(model)
         assert all(v.dtype == np.float32 for v in trained.weights.values())
 
-    def test_same_seed_same_losses(self, backend, small_scan, tmp_path):
-        a = train(backend, small_scan, tmp_path / 'a', epochs=2)
-        b = train(backend, small_scan, tmp_path / 'b', epochs=2)
-        other = train(backend, small_scan, tmp_path / 'c', epochs=2, seed=1)
+    @every_architecture
+    def test_same_seed_same_losses(self, backend, small_scan, tmp_path, model):
+        a = train(backend, small_scan, tmp_path / 'a', model=model, epochs=2)
+        b = train(backend, small_scan, tmp_path / 'b', model=model, epochs=2)
+        other = train(backend, small_scan, tmp_path / 'c', model=model, epochs=2, seed=1)
         assert loss_curve(a) == loss_curve(b)
         assert loss_curve(a) != loss_curve(other)
         assert all((a.weights[k] == b.weights[k]).all() for k in a.weights)
 
-    def test_resume_continues_to_the_same_losses(self, backend, small_scan, tmp_path):
+    @every_architecture
+    def test_resume_continues_to_the_same_losses(self, backend, small_scan, tmp_path, model):
         class Cut(Exception):
             pass
 
@@ -97,13 +115,14 @@ class TestTraining:
             if epoch.number == 2:
                 raise Cut
 
-        whole = train(backend, small_scan, tmp_path / 'whole', epochs=4)
+        whole = train(backend, small_scan, tmp_path / 'whole', model=model, epochs=4)
         with pytest.raises(Cut):
-            train(backend, small_scan, tmp_path / 'cut', epochs=4, on_epoch=cut)
+            train(backend, small_scan, tmp_path / 'cut', model=model, epochs=4, on_epoch=cut)
         seen = []
         resumed = train(
-            backend, small_scan, tmp_path / 'cut', epochs=4, resume=True, on_epoch=seen.append
-        )
+            backend, small_scan, tmp_path / 'cut', model=model, epochs=4, resume=True,
+            on_epoch=seen.append,
+        )  # fmt: skip
         assert seen[0].number > 1, 'it began anew'
         np.testing.assert_allclose(loss_curve(resumed), loss_curve(whole), rtol=1e-6)
 
@@ -160,12 +179,13 @@ class TestTraining:
         assert shares == sorted(shares)
         assert shares[-1] < 0.6
 
-    def test_stop_before_the_first_epoch_is_an_error(self, backend, small_scan, tmp_path):
+    @every_architecture
+    def test_stop_before_the_first_epoch_is_an_error(self, backend, small_scan, tmp_path, model):
         def stop(_):
             raise StopTraining
 
         with pytest.raises(TrainingError, match='before the first epoch'):
-            train(backend, small_scan, tmp_path, on_step=stop)
+            train(backend, small_scan, tmp_path, model=model, on_step=stop)
 
     def test_loss_that_is_not_finite_stops(self, backend, small_scan, tmp_path):
         bad = {k: np.full(s, np.inf, np.float32) for k, s in weight_shapes(SMALL).items()}
@@ -268,7 +288,7 @@ class TestEstimate:
 class TestRefine:
     def refine(self, backend, scan, **settings):
         config = ReconstructionConfig(**{'sweeps': 12, **settings})
-        start = pipeline.flat_start(scan)
+        start = starts.flat_start(scan)
         probe = normalised_probe(scan)
         return start, list(backend.refine(scan, start, probe, config, RUNTIME))
 
@@ -291,8 +311,26 @@ class TestRefine:
             miss[slow_phase] = compare(image.object, scan.true_object, image.weight).phase_mae_rad
         assert miss[True] < 0.25 * miss[False]
 
+    def test_a_network_corrects_the_object_after_the_planned_sweeps_only(self, backend, small_scan):
+        start, probe = starts.flat_start(small_scan), normalised_probe(small_scan)
+        silent = {k: np.zeros(s, np.float32) for k, s in weight_shapes(CANVAS).items()}
+        loud = silent | {'last.bias': np.full_like(silent['last.bias'], 0.01)}
+
+        def objects(weights, sweeps):
+            network = None if weights is None else Model(CANVAS, weights)
+            config = ReconstructionConfig(sweeps=sweeps, slow_phase=False)
+            found = backend.refine(small_scan, start, probe, config, RUNTIME, network)
+            return [s.image.object for s in found]
+
+        without, with_silent = objects(None, 4), objects(silent, 4)
+        np.testing.assert_array_equal(with_silent, without)
+        lit = starts.flat_start(small_scan).weight > 0.3
+        # After the last sweep the whole answer is there; before that the sweeps undo a part of it.
+        assert (np.abs(objects(loud, 1)[0] - objects(None, 1)[0])[lit] > 1e-5).all()
+        assert (objects(loud, 4)[0] != without[0]).any()
+
     def test_inputs_are_untouched(self, backend, small_scan):
-        start = pipeline.flat_start(small_scan)
+        start = starts.flat_start(small_scan)
         probe = normalised_probe(small_scan)
         before = start.object.copy(), probe.copy()
         list(
@@ -354,7 +392,7 @@ class TestRefine:
         """PH-12: a beam beside the detector's middle tilts the probe, not the object."""
         tilted = replace(small_scan, probe=small_scan.probe * plane((32, 32), (0.1, -0.15)))
         *_, last = backend.refine(
-            tilted, pipeline.gradient_start(tilted), normalised_probe(tilted),
+            tilted, starts.gradient_start(tilted), normalised_probe(tilted),
             ReconstructionConfig(sweeps=20, update_probe=True), RUNTIME,
         )  # fmt: skip
         found = mean_ramp(last.image.object, last.image.weight)
@@ -366,7 +404,7 @@ class TestRefine:
         scan = simulate_scan(
             Simulation(pattern_size_px=32, object_size_px=90, patterns=150, modes=2, seed=4)
         )
-        start, probe = pipeline.flat_start(scan), normalised_probe(scan)[:1]
+        start, probe = starts.flat_start(scan), normalised_probe(scan)[:1]
         config = ReconstructionConfig(sweeps=30, update_probe=True)
         losses = {}
         for modes in (1, 2):
@@ -389,7 +427,7 @@ class TestRefine:
 class TestManners:
     def test_floating_point_state_is_given_back(self, backend, small_scan):
         """Denormals are flushed inside a call only: the caller's arithmetic stays IEEE."""
-        start, probe = pipeline.flat_start(small_scan), normalised_probe(small_scan)
+        start, probe = starts.flat_start(small_scan), normalised_probe(small_scan)
         config = ReconstructionConfig(sweeps=2)
         for _ in backend.refine(small_scan, start, probe, config, RUNTIME):
             assert np.float32(1e-40) * np.float32(1) != 0
@@ -407,7 +445,7 @@ class TestPredict:
         assert np.corrcoef(measured.ravel(), pattern(5).ravel())[0, 1] > 0.99
 
     def test_flat_object_does_not(self, backend, small_scan):
-        image = pipeline.flat_start(small_scan)
+        image = starts.flat_start(small_scan)
         error, _ = backend.predict(small_scan, image, normalised_probe(small_scan), RUNTIME)
         assert error > 0.02
 

@@ -120,7 +120,7 @@ def test_the_model_line_says_what_is_loaded(tmp_path):
     from ptychopinn_plugin.backends.base import Model
     from ptychopinn_plugin.config import ModelConfig
     from ptychopinn_plugin.host.model_card import ModelCard
-    from ptychopinn_plugin.plan import weight_shapes
+    from ptychopinn_plugin.network_weights import weight_shapes
 
     card = ModelCard()
     assert card.summary() == 'No model is loaded.'

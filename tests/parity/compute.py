@@ -11,19 +11,21 @@ from importlib import import_module
 
 import numpy as np
 
-from ptychopinn_plugin import batching, slow_phase
+from ptychopinn_plugin import batching, canvas_training, slow_phase
 from ptychopinn_plugin.backends import registry
 from ptychopinn_plugin.backends.base import Model
+from ptychopinn_plugin.canvas_plan import INPUTS
 from ptychopinn_plugin.config import (
     ModelConfig,
     ReconstructionConfig,
     RuntimeConfig,
     TrainingConfig,
 )
-from ptychopinn_plugin.pipeline import flat_start
-from ptychopinn_plugin.plan import plan, weight_shapes
+from ptychopinn_plugin.network_weights import weight_shapes
+from ptychopinn_plugin.plan import plan
 from ptychopinn_plugin.scaling import normalised_probe
 from ptychopinn_plugin.scan import Scan
+from ptychopinn_plugin.starts import flat_start
 
 RUNTIME = RuntimeConfig(device='cpu')
 STEPS = 5
@@ -32,6 +34,7 @@ NETWORKS = {
     'groups': ModelConfig(pattern_size_px=32, n_filters_scale=1, gridsize=2),
     'plain': ModelConfig(pattern_size_px=34, n_filters_scale=1, probe_big=False),
 }
+CANVAS = ModelConfig(architecture='unrolled', mode='supervised')
 TRAININGS = {
     'poisson': ('pinn', TrainingConfig(loss='poisson')),
     'amplitude': ('pinn', TrainingConfig(loss='amplitude', gradient_clip=0.01)),
@@ -61,7 +64,10 @@ class Torch:
 
     def train(self, module, batches, rate):
         from ptychopinn_plugin.backends.torch.batches import tensors
+        from ptychopinn_plugin.backends.torch.canvas_module import CanvasModule, canvas_tensors
 
+        if isinstance(module, CanvasModule):
+            tensors = canvas_tensors
         (optimizer,) = _optimizers(module.configure_optimizers())
         losses = []
         for batch in batches:
@@ -78,6 +84,11 @@ class Torch:
         from ptychopinn_plugin.backends.torch.module import PatchModule
 
         return PatchModule(config, training)
+
+    def canvas_module(self, config, training):
+        from ptychopinn_plugin.backends.torch.canvas_module import CanvasModule
+
+        return CanvasModule(config, training)
 
 
 def _optimizers(configured):
@@ -107,14 +118,17 @@ class TensorFlow:
         return self.array(tape.gradient(loss, x))
 
     def train(self, module, batches, rate):
-        from ptychopinn_plugin.backends.tensorflow.step import arguments
-
-        return [float(module.train(*arguments(b), np.float32(rate))) for b in batches]
+        return [float(module.train(*module.arguments(b), np.float32(rate))) for b in batches]
 
     def module(self, config, training):
         from ptychopinn_plugin.backends.tensorflow.step import PatchModule
 
         return PatchModule(config, training)
+
+    def canvas_module(self, config, training):
+        from ptychopinn_plugin.backends.tensorflow.step import CanvasModule
+
+        return CanvasModule(config, training)
 
 
 FRAMEWORKS = {'torch': Torch, 'tensorflow': TensorFlow}
@@ -189,6 +203,43 @@ def networks(name, framework):
         out[f'network_{key}'] = framework.array(made(framework.tensor(x.astype(np.float32))))
         back = weights.export_weights(made)
         out[f'weights_{key}'] = np.concatenate([back[k].ravel() for k in weight_shapes(config)])
+    return out
+
+
+def canvas(name, framework, scan):
+    """The network of the canvas: its answer, and five training steps."""
+    network = import_module(f'ptychopinn_plugin.backends.{name}.canvas_network')
+    weights = import_module(f'ptychopinn_plugin.backends.{name}.weights')
+    made = network.CanvasNetwork()
+    weights.import_weights(made, random_weights(CANVAS))
+    x = np.random.default_rng(6).normal(size=(2, INPUTS, 24, 16)).astype(np.float32)
+    out = {'canvas_answer': framework.array(made(framework.tensor(x)))}
+    back = weights.export_weights(made)
+    out['canvas_weights'] = np.concatenate([back[k].ravel() for k in weight_shapes(CANVAS)])
+    backend, training = registry.load(name), TrainingConfig(batch_size=4, learning_rate=1e-4)
+
+    def refine(*given):
+        return backend.refine(*given, RUNTIME)
+
+    train_set, held = canvas_training.datasets([scan], [], CANVAS, training, refine, lambda _: None)
+    out['canvas_missing'] = next(iter(held)).missing
+    module = framework.canvas_module(CANVAS, training)
+    start = {k: 0.3 * v for k, v in random_weights(CANVAS).items()}
+    weights.import_weights(module.network, start)
+    batches = []
+    for train_set.epoch in range(STEPS):
+        batches.append(next(iter(train_set)))
+    out['canvas_losses'] = np.array(framework.train(module, batches, training.learning_rate))
+    end = weights.export_weights(module.network)
+    moved = [(end[k] - start[k]).ravel() for k in weight_shapes(CANVAS)]
+    out['canvas_moved'] = np.concatenate(moved)
+    patches = Model(NETWORKS['one'], random_weights(NETWORKS['one']))
+    start = backend.estimate(scan, patches, ReconstructionConfig(), RUNTIME)
+    *_, last = backend.refine(
+        scan, start, normalised_probe(scan), ReconstructionConfig(sweeps=1), RUNTIME,
+        Model(CANVAS, random_weights(CANVAS)),
+    )  # fmt: skip
+    out['canvas_corrected'] = last.image.object
     return out
 
 
@@ -268,6 +319,7 @@ def main(name, source, target):
     framework, scan = FRAMEWORKS[name](), scan_of(given)
     out = physics(name, framework, given)
     out |= networks(name, framework)
+    out |= canvas(name, framework, scan)
     out |= steps(name, framework, scan)
     out |= reconstruction(name, scan)
     assert not {'torch', 'tensorflow'} - {name} & set(sys.modules)

@@ -85,6 +85,18 @@ def test_the_same_weights_give_the_same_patches(computed, name):
     np.testing.assert_array_equal(a, b)
 
 
+def test_the_network_of_the_canvas_answers_and_learns_alike(computed):
+    a, b = (computed[k] for k in BACKENDS)
+    np.testing.assert_array_equal(a['canvas_weights'], b['canvas_weights'])
+    assert distance(a['canvas_answer'], b['canvas_answer']) < 1e-5
+    assert distance(a['canvas_corrected'], b['canvas_corrected']) < 1e-4
+    assert distance(a['canvas_missing'], b['canvas_missing']) < 1e-3  # twenty sweeps apart
+    np.testing.assert_allclose(a['canvas_losses'], b['canvas_losses'], rtol=1e-3)
+    assert np.ptp(a['canvas_losses']) > 1e-3
+    moved = np.linalg.norm(a['canvas_moved'] - b['canvas_moved'])
+    assert moved / np.linalg.norm(b['canvas_moved']) < 2e-2
+
+
 def test_training_starts_from_the_same_weights(computed):
     names = [k for k in computed['torch'] if k.startswith('drawn_')]
     assert names

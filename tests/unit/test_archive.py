@@ -17,7 +17,7 @@ from ptychopinn_plugin import archive, weights_file
 from ptychopinn_plugin.backends.base import Model
 from ptychopinn_plugin.config import ModelConfig, TrainingConfig
 from ptychopinn_plugin.errors import ModelFileError, OutputError
-from ptychopinn_plugin.plan import weight_shapes
+from ptychopinn_plugin.network_weights import weight_shapes
 from ptychopinn_plugin.result import Epoch
 
 CONFIG = ModelConfig(pattern_size_px=32, gridsize=2, n_filters_scale=1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ptychopinn_plugin as pp
-from ptychopinn_plugin import pipeline, reference
+from ptychopinn_plugin import reference, starts
 from ptychopinn_plugin.backends.base import StopTraining
 from ptychopinn_plugin.config import ModelConfig, ReconstructionConfig, TrainingConfig
 from ptychopinn_plugin.errors import BackendUnavailableError, ConfigError, DataError
@@ -90,7 +90,7 @@ def test_stop_keeps_what_was_trained(toy, small_scan):
 
 
 def test_flat_start_predicts_the_mean_counts(small_scan):
-    image = pipeline.flat_start(replace(small_scan, probe=small_scan.probe * 7))
+    image = starts.flat_start(replace(small_scan, probe=small_scan.probe * 7))
     assert image.frame == small_scan.frame
     assert 0 < np.abs(image.object[0, 0]) <= 1
     assert image.weight.max() == 1
@@ -102,14 +102,14 @@ def test_auto_without_a_model_begins_from_what_fits_better(toy, small_scan, monk
         result = pp.reconstruct(small_scan, reconstruction=config)
         return result.start, result.image.object
 
-    flat, gradients = pipeline.flat_start(small_scan), pipeline.gradient_start(small_scan)
-    assert pipeline.sampled_error(small_scan, gradients) < pipeline.sampled_error(small_scan, flat)
+    flat, gradients = starts.flat_start(small_scan), starts.gradient_start(small_scan)
+    assert starts.sampled_error(small_scan, gradients) < starts.sampled_error(small_scan, flat)
     name, image = start()
     assert name == 'gradients'
     np.testing.assert_array_equal(image, gradients.object)
     assert start('flat')[0] == 'flat'
     wrong = replace(gradients, object=gradients.object[::-1] * np.complex64(0.1))
-    monkeypatch.setattr(pipeline, 'gradient_start', lambda scan: wrong)
+    monkeypatch.setattr(starts, 'gradient_start', lambda scan: wrong)
     name, image = start()
     assert name == 'flat'
     np.testing.assert_array_equal(image, flat.object)
@@ -119,13 +119,13 @@ def test_auto_without_a_model_begins_from_what_fits_better(toy, small_scan, monk
 
 
 def test_the_sampled_error_is_the_fourier_error(small_scan):
-    image = pipeline.flat_start(small_scan)
+    image = starts.flat_start(small_scan)
     at, probe = windows(small_scan), normalised_probe(small_scan)
     patches = reference.extract(image.object, at.corner_px, small_scan.side_px)
     expected = reference.diffract(patches, reference.shift_probe(probe, at.shift_px))
     miss = np.sqrt(expected) - np.sqrt(small_scan.counts)
     whole = (miss**2).sum() / small_scan.totals.sum()
-    assert pipeline.sampled_error(small_scan, image) == pytest.approx(whole, rel=0.1)
+    assert starts.sampled_error(small_scan, image) == pytest.approx(whole, rel=0.1)
 
 
 def test_unknown_public_name():

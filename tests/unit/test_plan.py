@@ -7,7 +7,8 @@ from math import prod
 import pytest
 
 from ptychopinn_plugin.config import ModelConfig
-from ptychopinn_plugin.plan import plan, stage_count, weight_shapes
+from ptychopinn_plugin.network_weights import weight_shapes
+from ptychopinn_plugin.plan import plan, stage_count
 
 SIDES = range(32, 513, 2)
 

@@ -59,7 +59,7 @@ class TensorFlowBackend:
         with _ready(runtime):
             return train(
                 scans, validation, model, training, folder, on_epoch, on_step,
-                initial=initial, resume=resume,
+                on_gpu=_device(runtime) != CPU, initial=initial, resume=resume,
             )  # fmt: skip
 
     def estimate(
@@ -76,10 +76,11 @@ class TensorFlowBackend:
         probe: Complex,
         reconstruction: ReconstructionConfig,
         runtime: RuntimeConfig,
+        network: Model | None = None,
     ) -> Iterator[Sweep]:
         """Yield the state after each physics sweep."""
         on_gpu = _device(runtime) != CPU
-        sweeps = refine.refine(scan, start, probe, reconstruction, on_gpu=on_gpu)
+        sweeps = refine.refine(scan, start, probe, reconstruction, network, on_gpu=on_gpu)
         while True:
             with _ready(runtime):
                 sweep = next(sweeps, None)

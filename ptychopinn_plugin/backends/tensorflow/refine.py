@@ -11,7 +11,8 @@ with P_j the probe moved to position j (rPIE, doi:10.1364/OPTICA.4.000736), time
 The patterns of a batch are spread over the object, so that a batch steps nearly as far as one
 pattern at a time would, and the batches stay the same in every sweep, so that the shifted probes
 and the denominators are computed once. The order of the batches is drawn anew for every sweep.
-Between sweeps the slowly varying phase is corrected; see `slow_phase`.
+Between sweeps the slowly varying phase is corrected; see `slow_phase`. A network corrects the
+object where the plan says so; see `canvas`.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from ...canvas import Canvas
 from ...config import ReconstructionConfig
 from ...geometry import windows
 from ...grouping import spread_batches
@@ -35,7 +37,9 @@ from ...scaling import amplitudes
 from ...scan import Complex, Float, Scan
 from ...slow_phase import SlowPhase, mean_ramp, plane, ramp_sums
 from ...sweep_plan import CACHE_BYTES, SweepPlan, batch_size, plan_sweep, regularisation
+from ..base import Model
 from . import memory, physics
+from .canvas_network import runner
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,9 +115,13 @@ class Sweeper:
         """Push the object on by a share of its change since the last push."""
         now = self.object.copy()
         if momentum:
-            self.object = now + np.float32(momentum) * (now - self.last)
-            self.step.take_over()
+            self.replace(now + np.float32(momentum) * (now - self.last))
         self.last = now
+
+    def replace(self, object_: Complex) -> None:
+        """Go on from another object (H, W)."""
+        self.object = object_.copy()
+        self.step.take_over()
 
     def _lit(self, number: int) -> tuple[Any, Any]:
         """Return a batch's shifted probes and conj(probes) / denominator, both (B, P, N, N)."""
@@ -318,14 +326,24 @@ def refine(
     start: ObjectImage,
     probe: Complex,
     config: ReconstructionConfig,
+    network: Model | None = None,
     *,
     on_gpu: bool = False,
 ) -> Iterator[Sweep]:
     """Yield the state after each of `config.sweeps` sweeps."""
     sweeper = Sweeper(scan, start, probe, config, on_gpu=on_gpu)
+    corrector = None
+    if network is not None:
+        corrector = partial(Canvas(scan, probe).corrected, runner(network))
+    last = start.object
     for number in range(1, config.sweeps + 1):
         plan = plan_sweep(number, config.sweeps, slow_phase=config.slow_phase)
         loss = sweeper.sweep(plan)
-        image = ObjectImage(sweeper.object.copy(), start.weight, start.origin_px)
+        found = sweeper.object.copy()
+        if corrector is not None and plan.network:
+            found = corrector(found, last, loss=loss, pace=plan.pace, number=number)
+            sweeper.replace(found)
+        last = found
+        image = ObjectImage(found, start.weight, start.origin_px)
         yield Sweep(number, config.sweeps, image, sweeper.probe.copy(), loss)
         sweeper.push(plan.momentum)

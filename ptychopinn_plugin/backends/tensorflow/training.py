@@ -11,14 +11,16 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ... import canvas_training
 from ...atomic import atomic_path
 from ...batching import Batches, datasets
-from ...config import ModelConfig, TrainingConfig
+from ...config import UNROLLED, ModelConfig, TrainingConfig
 from ...errors import TrainingError, explain
 from ...result import Epoch
 from ...scan import Scan
@@ -30,12 +32,14 @@ from ..base import (
     StopTraining,
     check_resumable,
 )
+from .refine import refine
 from .schedule import Rate
-from .step import PatchModule, arguments
+from .step import CanvasModule, NetworkModule, PatchModule
 from .weights import export_weights, import_weights
 
 log = logging.getLogger(__name__)
 
+AnyBatches = Batches | canvas_training.Batches | canvas_training.Held
 LAST, BEST = RESUME_FILES['tensorflow'], 'best.npz'
 
 
@@ -44,7 +48,7 @@ class Trainer:
 
     def __init__(
         self,
-        module: PatchModule,
+        module: NetworkModule,
         training: TrainingConfig,
         folder: Path,
         on_epoch: EpochCallback,
@@ -57,7 +61,7 @@ class Trainer:
         self.best = math.inf
         self.best_epoch = 0
 
-    def run(self, train_set: Batches, validation_set: Batches | None) -> str:
+    def run(self, train_set: AnyBatches, validation_set: AnyBatches | None) -> str:
         """Train until the last epoch or until it no longer improves; return why it ended."""
         while len(self.history) < self.training.epochs:
             self._epoch(train_set, validation_set)
@@ -65,7 +69,7 @@ class Trainer:
                 return 'no longer improving'
         return 'finished'
 
-    def _epoch(self, train_set: Batches, validation_set: Batches | None) -> None:
+    def _epoch(self, train_set: AnyBatches, validation_set: AnyBatches | None) -> None:
         begun, number = time.perf_counter(), len(self.history)
         train_set.epoch = number
         rate = self.rate.value
@@ -85,10 +89,11 @@ class Trainer:
         self._log(epoch)
         self.on_epoch(epoch)
 
-    def _pass(self, batches: Batches, rate: float) -> float:
+    def _pass(self, batches: AnyBatches, rate: float) -> float:
         total, seen, count = 0.0, 0, len(batches)
+        batch: Any
         for number, batch in enumerate(batches):
-            loss = float(self.module.train(*arguments(batch), np.float32(rate)))
+            loss = float(self.module.train(*self.module.arguments(batch), np.float32(rate)))
             if not math.isfinite(loss):
                 raise TrainingError(
                     explain(
@@ -97,12 +102,12 @@ class Trainer:
                         cure='Lower the learning rate',
                     )
                 )
-            total, seen = total + loss * len(batch.counts), seen + len(batch.counts)
+            total, seen = total + loss * len(batch), seen + len(batch)
             self.on_step((len(self.history) + (number + 1) / count) / self.training.epochs)
         return total / seen
 
-    def _validate(self, batches: Batches) -> float:
-        losses = [(float(self.module.loss(*arguments(b))), len(b.counts)) for b in batches]
+    def _validate(self, batches: AnyBatches) -> float:
+        losses = [(float(self.module.loss(*self.module.arguments(b))), len(b)) for b in batches]
         return sum(loss * n for loss, n in losses) / sum(n for _, n in losses)
 
     def _stale(self) -> int:
@@ -148,6 +153,7 @@ def train(
     on_epoch: EpochCallback,
     on_step: StepCallback,
     *,
+    on_gpu: bool = False,
     initial: Model | None = None,
     resume: bool = False,
 ) -> Model:
@@ -155,10 +161,10 @@ def train(
     if resume:
         check_resumable(folder, 'tensorflow')
     # All that can be refused comes first: an earlier training's checkpoints are cleared after it.
-    module = PatchModule(model, training)
+    module = (CanvasModule if model.architecture == UNROLLED else PatchModule)(model, training)
     if initial is not None:
         import_weights(module.network, initial.weights)
-    train_set, validation_set = datasets(scans, validation, model, training)
+    train_set, validation_set = _data(scans, validation, model, training, on_step, on_gpu=on_gpu)
     if not resume:
         _clear(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -175,6 +181,22 @@ def train(
         ended = str(reason) or 'stopped'
         log.warning('%s; the best model so far is kept', ended)
     return _best(trainer, model, training, scans, ended)
+
+
+def _data(
+    scans: Sequence[Scan],
+    validation: Sequence[Scan],
+    model: ModelConfig,
+    training: TrainingConfig,
+    on_step: StepCallback,
+    *,
+    on_gpu: bool,
+) -> tuple[AnyBatches, AnyBatches | None]:
+    """Return what to train on and, where there is any, to validate on."""
+    if model.architecture != UNROLLED:
+        return datasets(scans, validation, model, training)
+    sweeps = partial(refine, on_gpu=on_gpu)
+    return canvas_training.datasets(scans, validation, model, training, sweeps, on_step)
 
 
 def _best(

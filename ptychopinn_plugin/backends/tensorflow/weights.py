@@ -5,6 +5,7 @@ columns, in, out) inside.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
@@ -13,10 +14,13 @@ from ...errors import ModelFileError, require
 from ...scan import Float
 from .network import Autoencoder
 
+if TYPE_CHECKING:
+    from .canvas_network import CanvasNetwork
+
 INWARD, OUTWARD = (2, 3, 1, 0), (3, 2, 0, 1)
 
 
-def export_weights(network: Autoencoder) -> dict[str, Float]:
+def export_weights(network: Autoencoder | CanvasNetwork) -> dict[str, Float]:
     """Return every weight under its canonical name."""
     found = {}
     for conv in network.plan.convolutions():
@@ -26,7 +30,7 @@ def export_weights(network: Autoencoder) -> dict[str, Float]:
     return found
 
 
-def import_weights(network: Autoencoder, weights: Mapping[str, Float]) -> None:
+def import_weights(network: Autoencoder | CanvasNetwork, weights: Mapping[str, Float]) -> None:
     """Fill the network; raises `ModelFileError` when a weight is missing or has another shape."""
     for conv in network.plan.convolutions():
         _fill(network.kernels[conv.name], weights, f'{conv.name}.kernel')

@@ -72,9 +72,10 @@ class TorchBackend:
         probe: Complex,
         reconstruction: ReconstructionConfig,
         runtime: RuntimeConfig,
+        network: Model | None = None,
     ) -> Iterator[Sweep]:
         """Yield the state after each physics sweep."""
-        sweeps = refine.refine(scan, start, probe, reconstruction, _device(runtime))
+        sweeps = refine.refine(scan, start, probe, reconstruction, _device(runtime), network)
         while True:
             with _ready(runtime):
                 sweep = next(sweeps, None)

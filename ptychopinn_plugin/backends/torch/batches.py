@@ -25,6 +25,10 @@ class Batch:
     corner_px: Tensor
     shift_px: Tensor
 
+    def __len__(self) -> int:
+        """The number of patterns."""
+        return len(self.counts)
+
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device."""
         return Batch(

@@ -1,4 +1,4 @@
-"""The LightningModule: steps, logging and optimizer only."""
+"""The LightningModules: steps, logging and optimizer only."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from ...config import ModelConfig, TrainingConfig
-from ...plan import initial_weights, plan
+from ...network_weights import initial_weights
+from ...plan import plan
 from . import physics
 from .batches import Batch
+from .canvas_network import CanvasNetwork
 from .losses import LOSSES, patch_loss
 from .network import Autoencoder
 from .weights import import_weights
@@ -19,42 +21,30 @@ from .weights import import_weights
 LIGHT_FLOOR = 1e-3  # of the brightest pixel: keeps unlit parts of a patch on the canvas defined
 
 
-class PatchModule(pl.LightningModule):
-    """Train a patch network by the counts (pinn) or by known objects (supervised)."""
+class NetworkModule(pl.LightningModule):
+    """Steps, logging and optimizer of any network."""
 
-    def __init__(self, model: ModelConfig, training: TrainingConfig) -> None:
+    network: Autoencoder | CanvasNetwork
+
+    def __init__(self, training: TrainingConfig) -> None:
         super().__init__()
-        self.training_config, self.mode = training, model.mode
-        self.network = Autoencoder(plan(model))
-        import_weights(self.network, initial_weights(model, training.seed))
+        self.training_config = training
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Any) -> Tensor:
         """Return the mean loss of a batch."""
-        patches = self.network(batch.inputs).flatten(0, 1)
-        source = batch.source
-        probe, good = (torch.from_numpy(a).to(self.device) for a in (source.probe, source.good))
-        probes = physics.shift_probe(probe, batch.shift_px)
-        light = physics.intensity(probes)
-        if self.mode == 'supervised':
-            assert source.truth is not None
-            known = torch.from_numpy(source.truth).to(self.device)
-            truth = physics.extract(known, batch.corner_px, patches.shape[-1])
-            return patch_loss(patches, truth, light)
-        expected = physics.diffract(on_one_canvas(patches, light, batch.corner_px), probes)
-        loss = LOSSES[self.training_config.loss]
-        return loss(expected, batch.counts, good)
+        raise NotImplementedError
 
-    def training_step(self, batch: Batch, _: int) -> Tensor:
+    def training_step(self, batch: Any, _: int) -> Tensor:
         """Return the loss; Lightning averages it over the epoch."""
         loss = self.loss(batch)
-        self.log('training_loss', loss, on_step=False, on_epoch=True, batch_size=len(batch.counts))
+        self.log('training_loss', loss, on_step=False, on_epoch=True, batch_size=len(batch))
         return loss
 
-    def validation_step(self, batch: Batch, _: int) -> None:
+    def validation_step(self, batch: Any, _: int) -> None:
         """Log the loss of a held-out batch."""
-        self.log('validation_loss', self.loss(batch), on_epoch=True, batch_size=len(batch.counts))
+        self.log('validation_loss', self.loss(batch), on_epoch=True, batch_size=len(batch))
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, _: int) -> Batch:
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, _: int) -> Any:
         """Move a batch."""
         return batch.to(device)
 
@@ -74,6 +64,32 @@ class PatchModule(pl.LightningModule):
             optimizer, config.epochs, eta_min=config.learning_rate / 100
         )
         return {'optimizer': optimizer, 'lr_scheduler': cosine}
+
+
+class PatchModule(NetworkModule):
+    """Train a patch network by the counts (pinn) or by known objects (supervised)."""
+
+    def __init__(self, model: ModelConfig, training: TrainingConfig) -> None:
+        super().__init__(training)
+        self.mode = model.mode
+        self.network = Autoencoder(plan(model))
+        import_weights(self.network, initial_weights(model, training.seed))
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the mean loss of a batch."""
+        patches = self.network(batch.inputs).flatten(0, 1)
+        source = batch.source
+        probe, good = (torch.from_numpy(a).to(self.device) for a in (source.probe, source.good))
+        probes = physics.shift_probe(probe, batch.shift_px)
+        light = physics.intensity(probes)
+        if self.mode == 'supervised':
+            assert source.truth is not None
+            known = torch.from_numpy(source.truth).to(self.device)
+            truth = physics.extract(known, batch.corner_px, patches.shape[-1])
+            return patch_loss(patches, truth, light)
+        expected = physics.diffract(on_one_canvas(patches, light, batch.corner_px), probes)
+        loss = LOSSES[self.training_config.loss]
+        return loss(expected, batch.counts, good)
 
 
 def on_one_canvas(patches: Tensor, light: Tensor, corner_px: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ with P_j the probe moved to position j (rPIE, doi:10.1364/OPTICA.4.000736), time
 The patterns of a batch are spread over the object, so that a batch steps nearly as far as one
 pattern at a time would, and the batches stay the same in every sweep, so that the shifted probes
 and the denominators are computed once. The order of the batches is drawn anew for every sweep.
-Between sweeps the slowly varying phase is corrected; see `slow_phase`.
+Between sweeps the slowly varying phase is corrected; see `slow_phase`. A network corrects the
+object where the plan says so; see `canvas`.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ...canvas import Canvas
 from ...config import ReconstructionConfig
 from ...geometry import windows
 from ...grouping import spread_batches
@@ -33,7 +36,9 @@ from ...scaling import amplitudes
 from ...scan import Complex, Scan
 from ...slow_phase import SlowPhase, mean_ramp, plane, ramp_sums
 from ...sweep_plan import CACHE_BYTES, SweepPlan, batch_size, plan_sweep, regularisation
+from ..base import Model
 from . import physics
+from .canvas_network import runner
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,12 +219,22 @@ def refine(
     probe: Complex,
     config: ReconstructionConfig,
     device: torch.device,
+    network: Model | None = None,
 ) -> Iterator[Sweep]:
     """Yield the state after each of `config.sweeps` sweeps."""
     sweeper = Sweeper(scan, start, probe, config, device)
+    corrector = None
+    if network is not None:
+        corrector = partial(Canvas(scan, probe).corrected, runner(network, device))
+    last = start.object
     for number in range(1, config.sweeps + 1):
         plan = plan_sweep(number, config.sweeps, slow_phase=config.slow_phase)
         loss = sweeper.sweep(plan)
-        image = ObjectImage(sweeper.object.cpu().numpy().copy(), start.weight, start.origin_px)
+        found = sweeper.object.cpu().numpy().copy()
+        if corrector is not None and plan.network:
+            found = corrector(found, last, loss=loss, pace=plan.pace, number=number)
+            sweeper.object = torch.from_numpy(found.copy()).to(device)
+        last = found
+        image = ObjectImage(found, start.weight, start.origin_px)
         yield Sweep(number, config.sweeps, image, sweeper.probe.cpu().numpy().copy(), loss)
         sweeper.push(plan.momentum)

@@ -11,6 +11,7 @@ import math
 import time
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 from torch.utils.data import DataLoader
 
+from ... import canvas_training
 from ...batching import datasets
-from ...config import ModelConfig, TrainingConfig
+from ...config import UNROLLED, ModelConfig, TrainingConfig
 from ...errors import BackendUnavailableError, TrainingError, explain
 from ...result import Epoch
 from ...scan import Scan
@@ -34,7 +36,9 @@ from ..base import (
     check_resumable,
 )
 from .batches import Batches
-from .module import PatchModule
+from .canvas_module import CanvasBatches, CanvasModule
+from .module import NetworkModule, PatchModule
+from .refine import refine
 from .weights import export_weights, import_weights
 
 log = logging.getLogger(__name__)
@@ -42,6 +46,7 @@ logging.getLogger('lightning.pytorch').setLevel(
     logging.WARNING
 )  # which devices are there, tips, adverts
 
+AnyBatches = Batches | CanvasBatches
 LAST, BEST = RESUME_FILES['torch'], 'best.ckpt'
 
 
@@ -50,7 +55,9 @@ class Reporter(pl.Callback):
     is not finite.
     """
 
-    def __init__(self, train_set: Batches, on_epoch: EpochCallback, on_step: StepCallback) -> None:
+    def __init__(
+        self, train_set: AnyBatches, on_epoch: EpochCallback, on_step: StepCallback
+    ) -> None:
         self.train_set, self.on_epoch, self.on_step = train_set, on_epoch, on_step
         self.history: list[Epoch] = []
         self._begun = self._rate = 0.0
@@ -127,13 +134,10 @@ def train(
     if resume:
         check_resumable(folder, 'torch')
     # All that can be refused comes first: an earlier training's checkpoints are cleared after it.
-    module = PatchModule(model, training)
+    module = _module(model, training)
     if initial is not None:
         import_weights(module.network, initial.weights)
-    train_set, validation_set = (
-        None if d is None else Batches(d) for d in datasets(scans, validation, model, training)
-    )
-    assert train_set is not None
+    train_set, validation_set = _data(scans, validation, model, training, device, on_step)
     if not resume:
         _clear(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -152,6 +156,28 @@ def train(
         ended = str(reason) or 'stopped'
         log.warning('%s; the best model so far is kept', ended)
     return _best(folder, model, training, reporter, scans, ended)
+
+
+def _module(model: ModelConfig, training: TrainingConfig) -> NetworkModule:
+    return (CanvasModule if model.architecture == UNROLLED else PatchModule)(model, training)
+
+
+def _data(
+    scans: Sequence[Scan],
+    validation: Sequence[Scan],
+    model: ModelConfig,
+    training: TrainingConfig,
+    device: torch.device,
+    on_step: StepCallback,
+) -> tuple[AnyBatches, AnyBatches | None]:
+    """Return what to train on and, where there is any, to validate on."""
+    if model.architecture == UNROLLED:
+        crops, bands = canvas_training.datasets(
+            scans, validation, model, training, partial(refine, device=device), on_step
+        )
+        return CanvasBatches(crops), None if bands is None else CanvasBatches(bands)
+    patches, held = datasets(scans, validation, model, training)
+    return Batches(patches), None if held is None else Batches(held)
 
 
 def _trainer(
@@ -211,7 +237,7 @@ def _logger(name: str, folder: Path) -> Logger:
 
 
 def _fit(
-    trainer: pl.Trainer, module: PatchModule, loaders: list[DataLoader[Any]], ckpt: Path | None
+    trainer: pl.Trainer, module: NetworkModule, loaders: list[DataLoader[Any]], ckpt: Path | None
 ) -> None:
     validation = loaders[1] if len(loaders) > 1 else None
     try:
@@ -233,7 +259,7 @@ def _best(
     ended: str,
 ) -> Model:
     """Return the model of the best checkpoint."""
-    module = PatchModule(model, training)
+    module = _module(model, training)
     state = torch.load(folder / BEST, map_location='cpu', weights_only=True)
     module.load_state_dict(state['state_dict'])
     return Model(

@@ -5,6 +5,7 @@ columns) is canonical.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,8 +15,11 @@ from ...errors import ModelFileError, require
 from ...scan import Float
 from .network import Autoencoder, key
 
+if TYPE_CHECKING:
+    from .canvas_network import CanvasNetwork
 
-def export_weights(network: Autoencoder) -> dict[str, Float]:
+
+def export_weights(network: Autoencoder | CanvasNetwork) -> dict[str, Float]:
     """Return every weight under its canonical name."""
     found = {}
     for conv in network.plan.convolutions():
@@ -25,7 +29,7 @@ def export_weights(network: Autoencoder) -> dict[str, Float]:
     return found
 
 
-def import_weights(network: Autoencoder, weights: Mapping[str, Float]) -> None:
+def import_weights(network: Autoencoder | CanvasNetwork, weights: Mapping[str, Float]) -> None:
     """Fill the network; raises `ModelFileError` when a weight is missing or has another shape."""
     for conv in network.plan.convolutions():
         module = network.convolutions[key(conv.name)]

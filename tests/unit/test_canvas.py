@@ -1,0 +1,149 @@
+"""What the network of the canvas sees, and what its answer does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ptychopinn_plugin.canvas import (
+    BRIGHT,
+    DARK,
+    LARGEST,
+    Canvas,
+    fold,
+    light_and_views,
+    smoothed,
+    unfold,
+)
+from ptychopinn_plugin.canvas_plan import INPUTS, MULTIPLE_PX, OUTPUTS, WIDTHS, canvas_plan
+from ptychopinn_plugin.geometry import illumination
+from ptychopinn_plugin.scaling import normalised_probe
+from ptychopinn_plugin.slow_phase import plane
+
+STATE = {'loss': 0.01, 'pace': 0.5, 'number': 4}
+
+
+@pytest.fixture(scope='module')
+def canvas(small_scan):
+    return Canvas(small_scan, normalised_probe(small_scan))
+
+
+def noisy(scan, sigma=0.1, seed=0):
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(size=(2, *scan.frame.shape)) * sigma / np.sqrt(2)
+    return (scan.true_object + noise[0] + 1j * noise[1]).astype(np.complex64)
+
+
+@pytest.mark.parametrize('shape', [(3, 16, 24), (1, 17, 23), (4, 8, 9)])
+def test_folding_keeps_every_pixel(shape):
+    maps = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    folded = fold(maps)
+    assert folded.shape[0] == 4 * shape[0]
+    assert all(n % (MULTIPLE_PX // 2) == 0 for n in folded.shape[1:])
+    np.testing.assert_array_equal(unfold(folded)[:, : shape[1], : shape[2]], maps)
+
+
+def test_folded_channels_are_channel_row_column():
+    maps = np.zeros((2, 8, 8), np.float32)
+    maps[1, 3, 4] = 1
+    channel, y, x = np.argwhere(fold(maps))[0]
+    assert (channel, y, x) == (4 + 2, 1, 2)
+
+
+def test_light_is_the_illumination_in_photons(small_scan):
+    probe = normalised_probe(small_scan)
+    light, views = light_and_views(small_scan, probe)
+    expected = illumination(small_scan, probe)
+    np.testing.assert_allclose(light, expected, atol=1e-5 * expected.max())
+    assert views.min() >= 1
+    assert views.max() <= len(small_scan)
+
+
+def test_views_count_the_patterns(small_scan):
+    """Ten times the same place are ten views where the light is."""
+    again = small_scan.take(np.zeros(10, int))
+    light, views = light_and_views(again, normalised_probe(small_scan))
+    assert views[light > 0.5 * light.max()] == pytest.approx(10, rel=1e-3)
+
+
+RAMP = plane((90, 90), (0.02, -0.03)).astype(np.complex64)
+
+
+@pytest.mark.parametrize(('turn', 'share'), [(np.exp(2.3j), 1e-4), (RAMP, 0.05)])
+def test_a_phase_that_no_data_can_fix_is_not_seen(canvas, small_scan, turn, share):
+    object_, last = noisy(small_scan), noisy(small_scan, seed=1)
+    one = canvas.view(object_, last, **STATE)
+    other = canvas.view(object_ * turn, last * turn, **STATE)
+    lit = canvas.relative > 0.3
+    difference = np.abs(one.fine - other.fine)[:, lit]
+    assert np.median(difference) < share * np.abs(one.fine[:, lit]).mean()
+
+
+def test_the_answer_turns_with_the_object(canvas, small_scan):
+    object_, turn = noisy(small_scan), np.complex64(np.exp(1.1j))
+    answer = np.random.default_rng(3).normal(size=(OUTPUTS, 48, 48)).astype(np.float32)
+
+    def corrected(o):
+        return canvas.corrected(lambda inputs: answer, o, o, **STATE)
+
+    np.testing.assert_allclose(corrected(object_ * turn), corrected(object_) * turn, atol=2e-5)
+
+
+def test_the_noise_is_judged_right_where_the_object_is_smooth(canvas, small_scan):
+    for sigma in (0.02, 0.2):
+        flat = replace(small_scan, true_object=np.ones(small_scan.frame.shape, np.complex64))
+        found = canvas.noise(noisy(flat, sigma))[canvas.relative > 0.3]
+        assert np.median(found) == pytest.approx(sigma, rel=0.1)
+
+
+def test_noise_has_a_floor_that_falls_with_the_light(canvas):
+    found = canvas.noise(np.ones(canvas.shape, np.complex64))
+    assert found.min() >= 1e-3
+    assert found[canvas.relative < 0.01].mean() > found[canvas.relative > 0.5].mean()
+
+
+def test_no_answer_changes_nothing_and_no_answer_counts_in_the_dark(canvas, small_scan):
+    object_ = noisy(small_scan)
+    same = canvas.corrected(lambda v: np.zeros((OUTPUTS, *v.shape[1:])), object_, object_, **STATE)
+    np.testing.assert_array_equal(same, object_)
+    changed = canvas.corrected(
+        lambda v: np.ones((OUTPUTS, *v.shape[1:])), object_, object_, **STATE
+    )
+    assert changed.dtype == np.complex64
+    assert (changed == object_)[canvas.relative < DARK].all()
+    assert (changed != object_)[canvas.relative > BRIGHT].all()
+
+
+def test_inputs_are_finite_whatever_the_object(canvas, small_scan):
+    for object_ in (
+        np.zeros(canvas.shape, np.complex64),
+        np.full(canvas.shape, 1e6, np.complex64),
+        noisy(small_scan, 1e3),
+    ):
+        seen = canvas.view(object_, noisy(small_scan), loss=1e9, pace=1.0, number=1).inputs()
+        assert seen.shape == (INPUTS, 48, 48)
+        assert seen.dtype == np.float32
+        assert np.isfinite(seen).all()
+        assert np.abs(seen[:16]).max() <= LARGEST
+
+
+def test_smoothing_keeps_the_sum_and_the_place():
+    wave = np.zeros((60, 70), np.complex64)
+    wave[30, 40] = 1 + 2j
+    made = smoothed(wave, 4.0)
+    assert made.sum() == pytest.approx(1 + 2j, rel=1e-3)
+    assert np.unravel_index(np.abs(made).argmax(), made.shape) == (30, 40)
+    assert abs(made[30, 44]) / abs(made[30, 40]) == pytest.approx(np.exp(-0.5), rel=1e-2)
+
+
+def test_channels_of_the_plan_chain():
+    made = canvas_plan()
+    assert (made.first.inputs, made.last.outputs) == (INPUTS, OUTPUTS)
+    assert [c.outputs for c in made.across] == [*WIDTHS, WIDTHS[-1]]
+    for i, (down, up) in enumerate(zip(made.down, made.up, strict=True)):
+        assert (down.inputs, down.outputs) == (4 * WIDTHS[i], WIDTHS[i + 1])
+        assert (up.inputs, up.outputs) == (down.outputs, down.inputs)
+    names = [c.name for c in made.convolutions()]
+    assert len(set(names)) == len(names)
