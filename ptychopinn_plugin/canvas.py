@@ -35,6 +35,7 @@ MEAN_PX, NOISE_PX = 6.0, 8.0
 LEAST_NOISE, LEAST_PHOTON_NOISE = 1e-6, 0.05
 DARK, BRIGHT = 0.03, 0.23  # of the brightest pixel: from where and where fully the answer counts
 ROOT_NOISE = 0.25  # the variance of a square root of a Poisson count
+FEW_PHOTONS = 5000.0  # per pixel over the scan
 LARGEST = 100.0  # of the inputs in units of the noise
 
 
@@ -115,13 +116,18 @@ class Canvas:
         loss: float,
         pace: float,
         number: int,
+        share: float = 1.0,
     ) -> Complex:
-        """Return the object (H, W) with what the network `run` finds missing, less of it where
-        there is little light; see `view`.
+        """Return the object (H, W) with a share of what the network `run` finds missing, less of it
+        where there is little light, and of a share below one less where photons are so many that
+        there is no noise to take off; see `view`.
         """
         view = self.view(object_, last, loss=loss, pace=pace, number=number)
         height, width = self.shape
         real, imag = unfold(run(view.inputs()))[:, :height, :width] * self.trust
+        if share < 1:
+            share = share * np.minimum(1, FEW_PHOTONS / self.light).astype(np.float32)
+        real, imag = real * share, imag * share
         made: Complex = (object_ + (real + 1j * imag) * view.unit).astype(np.complex64)
         return made
 

@@ -35,7 +35,7 @@ CROP_PX = 96
 TARGET_PX = NOISE_PX  # slower phase differences than this are not the network's to mend
 LEAST_PATTERNS = 32
 # Added to the mean squares in the loss, in units of the noise: what no training can explain.
-FLOOR = 0.03
+FLOOR = 0.002
 
 
 @dataclass(frozen=True, eq=False)

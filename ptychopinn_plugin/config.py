@@ -193,8 +193,9 @@ class ReconstructionConfig:
     )  # fmt: skip
     network_correction: bool = setting(
         True, 'Network correction',
-        'After the last sweep a network takes off what looks like noise and artefacts. The one '
-        'that comes with the plug-in, unless a model of the architecture unrolled is given.',
+        'A network adds what it expects of an object after the first two sweeps, and takes off '
+        'noise after the last. The one that comes with the plug-in, unless a model of the '
+        'architecture unrolled is given.',
     )  # fmt: skip
     sweep_batch_size: int = setting(
         0, 'Sweep batch size', 'Patterns per physics step; 0 chooses by overlap.',

@@ -26,8 +26,9 @@ REGULARISATION = (0.1, 0.5)  # of many and of few photons
 BRIGHT_PHOTONS = 1000.0  # under the beam, per pixel and pattern: the least for the former
 LARGEST_BATCH = 32
 # After these a network, where there is one, adds what it expects of an object; after the last it
-# takes off the noise. Oftener it would push the object away from what the patterns say.
+# takes off noise. Oftener it would push the object away from what the patterns say.
 NETWORK_SWEEPS = (1, 2)
+NETWORK_LAST = 0.5
 # Shifted probes are kept between sweeps; beyond this they are made anew for every batch.
 CACHE_BYTES = 1 << 30
 
@@ -40,14 +41,14 @@ class SweepPlan:
     fall      the largest share of its modulus that a pixel of the far field may lose in a step
     correct   whether the slow phase is corrected after it
     momentum  by what share of its last change the object is pushed on before the next
-    network   whether a network, where there is one, corrects the object after it
+    network   by what share of its answer a network, where there is one, corrects the object after it
     """
 
     pace: float
     fall: float
     correct: bool
     momentum: float
-    network: bool
+    network: float
 
 
 def plan_sweep(number: int, total: int, *, slow_phase: bool = True) -> SweepPlan:
@@ -61,7 +62,7 @@ def plan_sweep(number: int, total: int, *, slow_phase: bool = True) -> SweepPlan
         fall=1.0 if number <= half else POISSON_FALL,
         correct=slow_phase and due(number) and number < total,
         momentum=MOMENTUM if moving else 0.0,
-        network=number in NETWORK_SWEEPS or number == total,
+        network=NETWORK_LAST if number == total else float(number in NETWORK_SWEEPS),
     )
 
 

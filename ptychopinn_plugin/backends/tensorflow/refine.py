@@ -341,7 +341,9 @@ def refine(
         loss = sweeper.sweep(plan)
         found = sweeper.object.copy()
         if corrector is not None and plan.network:
-            found = corrector(found, last, loss=loss, pace=plan.pace, number=number)
+            found = corrector(
+                found, last, loss=loss, pace=plan.pace, number=number, share=plan.network
+            )
             sweeper.replace(found)
         last = found
         image = ObjectImage(found, start.weight, start.origin_px)

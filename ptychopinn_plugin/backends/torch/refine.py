@@ -232,7 +232,9 @@ def refine(
         loss = sweeper.sweep(plan)
         found = sweeper.object.cpu().numpy().copy()
         if corrector is not None and plan.network:
-            found = corrector(found, last, loss=loss, pace=plan.pace, number=number)
+            found = corrector(
+                found, last, loss=loss, pace=plan.pace, number=number, share=plan.network
+            )
             sweeper.object = torch.from_numpy(found.copy()).to(device)
         last = found
         image = ObjectImage(found, start.weight, start.origin_px)
