@@ -41,7 +41,7 @@ class SweepPlan:
     fall      the largest share of its modulus that a pixel of the far field may lose in a step
     correct   whether the slow phase is corrected after it
     momentum  by what share of its last change the object is pushed on before the next
-    network   by what share of its answer a network, where there is one, corrects the object after it
+    network   the share of its answer by which a network, where there is one, corrects the object
     """
 
     pace: float

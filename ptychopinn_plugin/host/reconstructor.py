@@ -162,9 +162,7 @@ class NeuralReconstructor(TrainableReconstructor):
         if config.start == 'network':
             model = self._needed_model('for the network start')
         elif model is None and config.start == 'auto':
-            logger.info(
-                'No model is loaded: the network that comes with the plug-in helps the sweeps'
-            )
+            logger.info('No model is loaded: the one that comes with the plug-in helps the sweeps')
         runtime = self._settings.read(RuntimeConfig)
         return ReconstructJob(scan_of_input(parameters), config, runtime, model)
 
