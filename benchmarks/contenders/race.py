@@ -58,7 +58,12 @@ class Contender:
 #   'network': Contender('ours, network start', 'sweeps', {'start': 'network', 'model': 'FILE'}),
 CONTENDERS = {
     'ours': Contender('ours', 'sweeps', {'start': 'auto'}),
-    'plain': Contender('ours, flat, no slow phase', 'sweeps', {'start': 'flat', 'slow': False}),
+    'ours alone': Contender('ours, no network', 'sweeps', {'correction': False}),
+    'plain': Contender(
+        'ours, flat, no slow phase, no network',
+        'sweeps',
+        {'start': 'flat', 'slow': False, 'correction': False},
+    ),
     'epie': Contender('ePIE, NumPy', 'epie'),
     'lsqml': Contender('pty-chi LSQML, 16', 'pty_chi', {'engine': 'LSQML', 'batch': 16}, peer=True),
     'lsqml64': Contender(

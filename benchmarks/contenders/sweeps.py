@@ -20,6 +20,7 @@ def run(
     threads: int,
     start: str = 'auto',
     slow: bool = True,
+    correction: bool = True,
     model: str = '',
 ) -> Iterator[State]:
     """Yield the result of whole runs of more and more sweeps, since their steps depend on how many
@@ -30,8 +31,9 @@ def run(
     sweeps = 2
     while True:
         settings = ReconstructionConfig(
-            start=start, sweeps=sweeps, slow_phase=slow, update_probe=update_probe
-        )
+            start=start, sweeps=sweeps, slow_phase=slow, update_probe=update_probe,
+            network_correction=correction,
+        )  # fmt: skip
         *_, last = pipeline.iterate(
             scan, network, backend=BACKEND, reconstruction=settings, runtime=runtime
         )
