@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -51,11 +52,21 @@ def tensors(batch: batching.Batch) -> Batch:
     )
 
 
-class Batches(IterableDataset[Batch]):
-    """The batches of the epoch number `epoch`, as tensors."""
+class Drawn(Protocol):
+    """Batches of arrays, drawn anew for every epoch."""
 
-    def __init__(self, batches: batching.Batches) -> None:
-        self.batches = batches
+    epoch: int
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def __len__(self) -> int: ...
+
+
+class Batches(IterableDataset[Any]):
+    """The batches of the epoch number `epoch`, each turned into tensors by `convert`."""
+
+    def __init__(self, batches: Drawn, convert: Callable[[Any], Any] = tensors) -> None:
+        self.batches, self.convert = batches, convert
 
     @property
     def epoch(self) -> int:
@@ -66,8 +77,8 @@ class Batches(IterableDataset[Batch]):
     def epoch(self, number: int) -> None:
         self.batches.epoch = number
 
-    def __iter__(self) -> Iterator[Batch]:
-        return map(tensors, self.batches)
+    def __iter__(self) -> Iterator[Any]:
+        return map(self.convert, self.batches)
 
     def __len__(self) -> int:
         return len(self.batches)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset
 
 from ... import canvas_training
 from ...canvas_training import FLOOR
@@ -37,28 +35,6 @@ class CanvasBatch:
 def canvas_tensors(batch: canvas_training.Batch) -> CanvasBatch:
     """Return a batch as tensors on the same memory."""
     return CanvasBatch(*map(torch.from_numpy, (batch.inputs, batch.missing, batch.trust)))
-
-
-class CanvasBatches(IterableDataset[CanvasBatch]):
-    """The batches of the epoch number `epoch`, as tensors."""
-
-    def __init__(self, batches: canvas_training.Batches | canvas_training.Held) -> None:
-        self.batches = batches
-
-    @property
-    def epoch(self) -> int:
-        """The epoch that the next iteration draws."""
-        return self.batches.epoch
-
-    @epoch.setter
-    def epoch(self, number: int) -> None:
-        self.batches.epoch = number
-
-    def __iter__(self) -> Iterator[CanvasBatch]:
-        return map(canvas_tensors, self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
 
 
 class CanvasModule(NetworkModule):

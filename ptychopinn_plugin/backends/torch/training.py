@@ -36,7 +36,7 @@ from ..base import (
     check_resumable,
 )
 from .batches import Batches
-from .canvas_module import CanvasBatches, CanvasModule
+from .canvas_module import CanvasModule, canvas_tensors
 from .module import NetworkModule, PatchModule
 from .refine import refine
 from .weights import export_weights, import_weights
@@ -46,7 +46,6 @@ logging.getLogger('lightning.pytorch').setLevel(
     logging.WARNING
 )  # which devices are there, tips, adverts
 
-AnyBatches = Batches | CanvasBatches
 LAST, BEST = RESUME_FILES['torch'], 'best.ckpt'
 
 
@@ -55,9 +54,7 @@ class Reporter(pl.Callback):
     is not finite.
     """
 
-    def __init__(
-        self, train_set: AnyBatches, on_epoch: EpochCallback, on_step: StepCallback
-    ) -> None:
+    def __init__(self, train_set: Batches, on_epoch: EpochCallback, on_step: StepCallback) -> None:
         self.train_set, self.on_epoch, self.on_step = train_set, on_epoch, on_step
         self.history: list[Epoch] = []
         self._begun = self._rate = 0.0
@@ -169,13 +166,16 @@ def _data(
     training: TrainingConfig,
     device: torch.device,
     on_step: StepCallback,
-) -> tuple[AnyBatches, AnyBatches | None]:
+) -> tuple[Batches, Batches | None]:
     """Return what to train on and, where there is any, to validate on."""
     if model.architecture == UNROLLED:
         crops, bands = canvas_training.datasets(
             scans, validation, model, training, partial(refine, device=device), on_step
         )
-        return CanvasBatches(crops), None if bands is None else CanvasBatches(bands)
+        return (
+            Batches(crops, canvas_tensors),
+            None if bands is None else Batches(bands, canvas_tensors),
+        )
     patches, held = datasets(scans, validation, model, training)
     return Batches(patches), None if held is None else Batches(held)
 
