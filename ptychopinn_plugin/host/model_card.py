@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ptychodus.api.observer import Observable
 
+from ..config import UNROLLED
+
 if TYPE_CHECKING:
     from ..backends.base import Model
     from ..result import Epoch
@@ -43,9 +45,14 @@ class ModelCard(Observable):
         trained = facts['summary'].get('scans')
         on = f' on {_names(trained)}' if trained else ''
         when = str(facts['created'])[:16].replace('T', ' ')
+        # The network of the canvas takes any pattern size.
+        sizes = (
+            ''
+            if config.architecture == UNROLLED
+            else (f', N={config.pattern_size_px}, gridsize {config.gridsize}')
+        )
         return (
-            f'{config.architecture}, {config.mode}, N={config.pattern_size_px}, '
-            f'gridsize {config.gridsize}; {len(self.model.history)} epochs with '
+            f'{config.architecture}, {config.mode}{sizes}; {len(self.model.history)} epochs with '
             f'{self.model.writer}{on}, {when}'
         )
 

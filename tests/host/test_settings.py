@@ -116,6 +116,7 @@ def test_the_model_line_says_what_is_loaded(tmp_path):
 
     import numpy as np
 
+    from ptychopinn_plugin import pretrained
     from ptychopinn_plugin.archive import save_model
     from ptychopinn_plugin.backends.base import Model
     from ptychopinn_plugin.config import ModelConfig
@@ -133,3 +134,5 @@ def test_the_model_line_says_what_is_loaded(tmp_path):
     assert card.summary().startswith(
         'autoencoder, pinn, N=32, gridsize 1; 0 epochs with torch on a, b, c and 1 more, 20'
     )
+    card.read(pretrained.FILE)
+    assert card.summary().startswith('unrolled, supervised; 0 epochs with torch')
