@@ -289,21 +289,26 @@ def reconstruction(name, scan):
             f'{key}_error': np.array(error),
             f'{key}_pattern': pattern(3),
         }
-    if name == 'tensorflow':
-        out |= on_device(scan, estimate, probe)
-    return out
+    return out | on_device(name, scan, estimate, probe)
 
 
-def on_device(scan, start, probe):
-    """The graphs that TensorFlow runs on a GPU, here on the CPU."""
-    from ptychopinn_plugin.backends.tensorflow import evaluate, refine
-
+def on_device(name, scan, start, probe):
+    """The steps that run on a GPU, here on the CPU."""
+    evaluate, refine = (
+        import_module(f'ptychopinn_plugin.backends.{name}.{m}') for m in ('evaluate', 'refine')
+    )
     out = {}
     for key, update in (('device', False), ('device_probe', True)):
         settings = ReconstructionConfig(sweeps=3, update_probe=update)
-        for where, on_gpu in (('graph', True), ('memory', False)):
-            *_, last = refine.refine(scan, start, probe, settings, on_gpu=on_gpu)
-            error, pattern = evaluate.predict(scan, last.image, last.probe, on_gpu=on_gpu)
+        for where, whole in (('graph', True), ('memory', False)):
+            if name == 'torch':
+                import torch
+
+                how, given = {'whole': whole}, (torch.device('cpu'),)
+            else:
+                how, given = {'on_gpu': whole}, ()
+            *_, last = refine.refine(scan, start, probe, settings, *given, **how)
+            error, pattern = evaluate.predict(scan, last.image, last.probe, *given, **how)
             out |= {
                 f'{key}_{where}_object': last.image.object,
                 f'{key}_{where}_probe': last.probe,

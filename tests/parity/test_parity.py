@@ -135,17 +135,20 @@ def test_the_errors_are_the_same(computed, name):
         assert a == pytest.approx(b, rel=1e-4)
 
 
+@pytest.mark.parametrize('backend', ['torch', 'tensorflow'])
 @pytest.mark.parametrize('key', ['device', 'device_probe'])
 @pytest.mark.parametrize('what', ['object', 'probe', 'errors', 'pattern'])
-def test_the_graphs_for_a_gpu_do_what_the_cpu_does(computed, key, what):
-    found = computed['tensorflow']
-    assert distance(found[f'{key}_graph_{what}'], found[f'{key}_memory_{what}']) < 1e-4
+def test_the_steps_for_a_gpu_do_what_the_cpu_does(computed, backend, key, what):
+    """The CPU moves probes to 5e-5; an updated probe and the object share what that leaves open."""
+    found = computed[backend]
+    limit = 1e-4 if key == 'device' else 1e-3
+    assert distance(found[f'{key}_graph_{what}'], found[f'{key}_memory_{what}']) < limit
 
 
 def test_from_a_flat_object_the_errors_agree_in_the_end(computed):
     """A flat object leaves pixels dark whose phase is then rounding noise, another in each."""
     a, b = (float(computed[k]['flat_error']) for k in BACKENDS)
-    assert a == pytest.approx(b, rel=0.05)
+    assert a == pytest.approx(b, rel=0.1)
 
 
 def test_the_comparison_would_notice(computed):

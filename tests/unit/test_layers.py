@@ -21,10 +21,10 @@ LAYERS = {
     **dict.fromkeys(
         (
             'atomic', 'batching', 'geometry', 'grouping', 'scaling', 'slow_phase', 'probe_modes',
-            'sweep_plan', 'uncertainty', 'starts', 'canvas', 'canvas_plan', 'canvas_training',
-            'network_weights', 'pretrained', 'reference', 'plan', 'simulate', 'metrics', 'files',
-            'archive', 'manifest', 'weights_file', 'report', 'backends', 'backends.base',
-            'backends.registry',
+            'sweep_plan', 'sweeper', 'far_field', 'shifted_probe', 'uncertainty', 'starts',
+            'canvas', 'canvas_plan', 'canvas_training', 'network_weights', 'pretrained',
+            'reference', 'plan', 'simulate', 'metrics', 'files', 'archive', 'manifest',
+            'weights_file', 'report', 'backends', 'backends.base', 'backends.registry',
         ),
         2,
     ),

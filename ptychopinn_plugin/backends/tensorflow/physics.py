@@ -101,3 +101,11 @@ def ramp_sums(modulus: tf.Tensor, miss: tf.Tensor, good: tf.Tensor | None = None
         (dy, dy), (dx, dx), (dy[:, :, 1:-1], dx[:, 1:-1]),
     )  # fmt: skip
     return tf.stack([tf.reduce_sum(a * b, (1, 2)) for a, b in pairs], 1)
+
+
+def centred_ramp_sums(
+    modulus: tf.Tensor, miss: tf.Tensor, good: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Return the same of arrays that have the zero frequency first."""
+    middle, missed = (tf.signal.fftshift(v, axes=(-2, -1)) for v in (modulus, miss))
+    return ramp_sums(middle, missed, None if good is None else tf.signal.fftshift(good))

@@ -7,22 +7,31 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from ... import far_field
 from ...geometry import windows
 from ...result import ObjectImage
 from ...scaling import amplitudes
 from ...scan import Complex, Float, Scan
 from . import physics
+from .transforms import TRANSFORMS
 
 BATCH = 64
 
 
 @torch.inference_mode()
 def predict(
-    scan: Scan, image: ObjectImage, probe: Complex, device: torch.device
+    scan: Scan,
+    image: ObjectImage,
+    probe: Complex,
+    device: torch.device,
+    *,
+    whole: bool | None = None,
 ) -> tuple[float, Callable[[int], Float]]:
     """Return sum(|F| - sqrt(I))^2 / sum(I) over good pixels, and a function that predicts the
-    pattern of a row.
+    pattern of a row. `whole` is as in `refine`.
     """
+    if not (device.type == 'cuda' if whole is None else whole):
+        return far_field.predict(TRANSFORMS, scan, image, probe)
     place = windows(scan, image.frame)
     corner, shift = (torch.from_numpy(v).to(device) for v in (place.corner_px, place.shift_px))
     object_, modes = (torch.from_numpy(v).to(device) for v in (image.object, probe))

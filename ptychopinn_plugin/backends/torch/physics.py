@@ -102,3 +102,9 @@ def ramp_sums(modulus: Tensor, miss: Tensor, good: Tensor | None = None) -> Tens
         (dy, dy), (dx, dx), (dy[:, :, 1:-1], dx[:, 1:-1]),
     )  # fmt: skip
     return torch.stack([(a * b).sum((1, 2)) for a, b in pairs], 1)
+
+
+def centred_ramp_sums(modulus: Tensor, miss: Tensor, good: Tensor | None = None) -> Tensor:
+    """Return the same of arrays that have the zero frequency first."""
+    middle, missed = (torch.fft.fftshift(v, dim=(-2, -1)) for v in (modulus, miss))
+    return ramp_sums(middle, missed, None if good is None else torch.fft.fftshift(good))

@@ -1,0 +1,145 @@
+"""The far field on a CPU, batch by batch and in place: transforms by a framework, everything else
+by NumPy in the same memory, for every back end.
+
+Small operations of the frameworks take fresh memory, and their loops over complex numbers are not
+vectorised: NumPy's take a third of the time or less. GPUs and gradients have the functions of
+`backends.*.physics`.
+
+With an even side the waves carry a chessboard of signs, which moves the zero frequency to the
+middle, where the detector has it, so that counts are used as they are stored; with an odd side the
+counts are moved. Letters as in `scan`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .geometry import windows
+from .result import ObjectImage
+from .scaling import amplitudes
+from .scan import Array, Complex, Float, Scan
+from .shifted_probe import Product, ShiftedProbe
+from .slow_phase import ramp_sums
+
+BATCH = 32
+Corners = Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Transforms:
+    """A framework's transforms over the last two axes of arrays (B, P, N, N), and more that it
+    does faster than NumPy.
+
+    empty(shape)   complex64 memory that the others take without a copy
+    fft2, ifft2    without a norm, and its inverse; the answers may be read-only
+    product(a, b)  of float32 matrices. NumPy's has threads of its own, which spin: beside those of
+                   a framework it takes ten times as long
+    """
+
+    empty: Callable[[tuple[int, ...]], Complex]
+    fft2: Callable[[Complex], Complex]
+    ifft2: Callable[[Complex], Complex]
+    product: Product
+
+
+class FarField:
+    """Waves of at most `size` patterns under one probe (P, N, N), and the memory for them."""
+
+    def __init__(self, transforms: Transforms, scan: Scan, probe: Complex, size: int) -> None:
+        self.transforms, self.scan, self.side = transforms, scan, scan.side_px
+        self.even = self.side % 2 == 0
+        self.good = None if not scan.bad_pixels.any() else self._placed(~scan.bad_pixels)
+        place = np.arange(self.side)
+        sign = np.where((place[:, None] + place) % 2, -1, 1).astype(np.float32)
+        self.shifted = ShiftedProbe(probe, sign if self.even else None, transforms.product)
+        shape = (size, *probe.shape)
+        self.waves = transforms.empty(shape)
+        self.modulus = np.empty((size, 1, self.side, self.side), np.float32)
+
+    def _placed(self, values: Array) -> Float:
+        """Return detector arrays (..., N, N) as the transforms have them, float32."""
+        if not self.even:
+            values = np.fft.ifftshift(values, axes=(-2, -1))
+        return np.ascontiguousarray(values, np.float32)
+
+    def measured(self, rows: NDArray[np.int64] | slice) -> Float:
+        """Return the amplitudes times N, (B, 1, N, N), of patterns; zero on bad pixels."""
+        found = self._placed(amplitudes(self.scan.counts[rows]) * np.float32(self.side))
+        if self.good is not None:
+            found *= self.good
+        return found[:, None]
+
+    def light(self, coefficients: Float) -> Complex:
+        """Return the probes (B, P, N, N), with their signs, for coefficients (B, K)."""
+        return self.shifted.moved(coefficients)
+
+    def field(self, object_: Complex, corners: Corners, probes: Complex) -> Complex:
+        """Return N times the far field (B, P, N, N) of the windows at `corners`."""
+        waves, side = self.waves[: len(corners)], self.side
+        for wave, probe, (y, x) in zip(waves, probes, corners, strict=True):
+            np.multiply(object_[y : y + side, x : x + side], probe, out=wave)
+        return self.transforms.fft2(waves)
+
+    def moduli(self, field: Complex) -> Float:
+        """Return the square root of the intensity, (B, P, N, N) -> (B, 1, N, N)."""
+        out = self.modulus[: len(field)]
+        if field.shape[1] == 1:
+            return np.abs(field, out=out)
+        np.add.reduce(field.real**2 + field.imag**2, axis=1, keepdims=True, out=out)
+        return np.sqrt(out, out=out)
+
+    def ramps(self, modulus: Float, miss: Float) -> Float:
+        """Return the `ramp_sums` (B, 5) of moduli and misses (B, 1, N, N)."""
+        if self.even:
+            return ramp_sums(modulus[:, 0], miss[:, 0], self.good)
+        good = None if self.good is None else np.fft.fftshift(self.good)
+        middle, missed = (np.fft.fftshift(v[:, 0], axes=(-2, -1)) for v in (modulus, miss))
+        return ramp_sums(middle, missed, good)
+
+
+def merge(canvas: Array, corners: Corners, patches: Array) -> None:
+    """Add patches (B, N, N) to a canvas (H, W) at `corners`."""
+    side = patches.shape[-1]
+    for patch, (y, x) in zip(patches, corners, strict=True):
+        window = canvas[y : y + side, x : x + side]
+        np.add(window, patch, out=window)
+
+
+def corners_of(corner_px: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Return corners (B, 2) as plain numbers."""
+    return [(y, x) for y, x in corner_px.tolist()]
+
+
+def predict(
+    transforms: Transforms, scan: Scan, image: ObjectImage, probe: Complex
+) -> tuple[float, Callable[[int], Float]]:
+    """Return sum(|F| - sqrt(I))^2 / sum(I) over good pixels, and a function that predicts the
+    pattern of a row in counts, (N, N).
+    """
+    place = windows(scan, image.frame)
+    far = FarField(transforms, scan, probe, BATCH)
+
+    def moduli(rows: slice) -> Float:
+        probes = far.light(far.shifted.coefficients(place.shift_px[rows]))
+        field = far.field(image.object, corners_of(place.corner_px[rows]), probes)
+        return far.moduli(field)
+
+    error = 0.0
+    for start in range(0, len(scan), BATCH):
+        rows = slice(start, start + BATCH)
+        found = moduli(rows)
+        if far.good is not None:
+            found *= far.good
+        found -= far.measured(rows)
+        flat = found.reshape(-1)
+        error += float(np.dot(flat, flat))
+
+    def pattern(row: int) -> Float:
+        found = (moduli(slice(row, row + 1))[0, 0] / scan.side_px) ** 2
+        return found if far.even else np.fft.fftshift(found)
+
+    return error / scan.side_px**2 / float(scan.totals.sum()), pattern

@@ -1,0 +1,283 @@
+"""Physics sweeps on the object: batched regularised PIE over batches of patterns that lie far
+apart.
+
+Each step compares the predicted far-field amplitudes of a batch with the measured ones and merges
+the correction onto the object,
+
+    O += sum_j conj(P_j) F^-1{ (sqrt(I_j) / |F_j| - 1) F_j } / ((1 - a) sum_j |P_j|^2 + a max|P|^2),
+
+with P_j the probe moved to position j (rPIE, doi:10.1364/OPTICA.4.000736), times the pace of
+`sweep_plan`, which also chooses a, the momentum between sweeps and the batches.
+The patterns of a batch are spread over the object, so that a batch steps nearly as far as one
+pattern at a time would, and the batches stay the same in every sweep, so that amplitudes and
+denominators are computed once. The order of the batches is drawn anew for every sweep.
+Between sweeps the slowly varying phase is corrected; see `slow_phase`. A network corrects the
+object where the plan says so; see `canvas`.
+
+On a CPU every back end takes the step here, `HostStep`, with its own transforms; on a GPU its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .canvas import Canvas
+from .config import ReconstructionConfig
+from .far_field import FarField, Transforms, corners_of, merge
+from .geometry import windows
+from .grouping import Rows, spread_batches
+from .probe_modes import orthogonal
+from .result import ObjectImage, Sweep
+from .scaling import amplitudes
+from .scan import Complex, Float, Scan
+from .slow_phase import SlowPhase, mean_ramp, plane
+from .sweep_plan import CACHE_BYTES, SweepPlan, batch_size, plan_sweep, regularisation
+
+Ramps = Any  # the `ramp_sums` (B, 5) of a batch, an array or what becomes one
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Which patterns go together, (B,), and where they lie: corners and shifts, (B, 2)."""
+
+    rows: Rows
+    corner_px: NDArray[np.int64]
+    shift_px: Float
+
+    @cached_property
+    def corners(self) -> list[tuple[int, int]]:
+        """The corners as plain numbers."""
+        return corners_of(self.corner_px)
+
+
+class Step(Protocol):
+    """Corrects the object (and the probe) of a `Sweeper` by one batch."""
+
+    def __call__(self, number: int, plan: SweepPlan) -> tuple[float, Ramps]:
+        """Take batch `number`; return sum(|F| - sqrt(I))^2 and, when asked, the `ramp_sums`."""
+
+    def hand_over(self) -> None:
+        """Bring object and probe to the sweeper."""
+
+    def take_over(self) -> None:
+        """Take object and probe from the sweeper."""
+
+
+class Sweeper:
+    """The object and probe while they are refined; `sweep` takes one pass over all patterns."""
+
+    def __init__(
+        self,
+        scan: Scan,
+        start: ObjectImage,
+        probe: Complex,
+        config: ReconstructionConfig,
+        make_step: Callable[[Sweeper], Step],
+    ) -> None:
+        self.scan, self.side = scan, scan.side_px
+        self.object, self.probe = start.object.copy(), probe.copy()
+        self.update_probe, self.weight = config.update_probe, start.weight
+        self.rng = np.random.default_rng(config.seed)
+        self.total_counts = float(scan.totals.sum())
+        self.regularisation = regularisation(probe)
+        self.size = config.sweep_batch_size or batch_size(scan)
+        self.batches = _batches(scan, self.size)
+        self.power = float((np.abs(probe) ** 2).sum())
+        corner_px = np.concatenate([b.corner_px for b in self.batches])
+        self.slow = SlowPhase(corner_px, probe, scan.frame.shape)
+        self.last = self.object.copy()
+        self.step = make_step(self)
+
+    def sweep(self, plan: SweepPlan) -> float:
+        """Visit every batch once in random order; return sum(|F| - sqrt(I))^2 / sum(I) met on the
+        way. Then correct the slow phase, if planned, by the displacements met on the way.
+        """
+        error = 0.0
+        ramps: list[Ramps] = [None] * len(self.batches)
+        for number in self.rng.permutation(len(self.batches)):
+            missed, ramps[number] = self.step(int(number), plan)
+            error += missed
+        self.step.hand_over()
+        if self.update_probe:
+            self._fix_ambiguities()
+        if plan.correct:
+            phase = self.slow.phase(np.concatenate(ramps))
+            self.object *= np.cos(phase) + 1j * np.sin(phase)
+        self.step.take_over()
+        return error / self.total_counts
+
+    def push(self, momentum: float) -> None:
+        """Push the object on by a share of its change since the last push."""
+        now = self.object.copy()
+        if momentum:
+            self.replace(now + np.float32(momentum) * (now - self.last))
+        self.last = now
+
+    def replace(self, object_: Complex) -> None:
+        """Go on from another object (H, W)."""
+        self.object[:] = object_
+        self.step.take_over()
+
+    def amplitude(self, number: int) -> Float:
+        """Return a batch's amplitudes times N (B, 1, N, N), the zero frequency first; zero on bad
+        pixels.
+        """
+        found = amplitudes(self.scan.counts[self.batches[number].rows]) * ~self.scan.bad_pixels
+        made: Float = np.fft.ifftshift(found, axes=(-2, -1))[:, None] * np.float32(self.side)
+        return made
+
+    def _fix_ambiguities(self) -> None:
+        """Keep the probe's power, its modes orthogonal, and the object without a phase ramp: what
+        the data cannot tell goes to the other of the two.
+        """
+        if len(self.probe) > 1:
+            self.probe = orthogonal(self.probe)
+        gain = math.sqrt(self.power / float((np.abs(self.probe) ** 2).sum()))
+        y, x = mean_ramp(self.object, self.weight)
+        self.probe *= np.float32(gain) * plane((self.side, self.side), (y, x))
+        turn = plane(self.weight.shape, (-y, -x)) / np.float32(gain)
+        self.object *= turn
+        self.last *= turn
+
+
+T = TypeVar('T')
+
+
+def kept(store: dict[int, T] | None, number: int, make: Callable[[], T]) -> T:
+    """Return what `make` makes for a batch; it is made once where there is a store."""
+    if store is None:
+        return make()
+    if number not in store:
+        store[number] = make()
+    return store[number]
+
+
+class HostStep:
+    """A step on a CPU, in place."""
+
+    def __init__(self, sweeper: Sweeper, transforms: Transforms) -> None:
+        self.sweeper, self.transforms = sweeper, transforms
+        largest = max(len(b.rows) for b in sweeper.batches)
+        self.far = FarField(transforms, sweeper.scan, sweeper.probe, largest)
+        self.coefficients = [self.far.shifted.coefficients(b.shift_px) for b in sweeper.batches]
+        self.miss = np.empty_like(self.far.modulus)
+        self.light = np.zeros(sweeper.object.shape, np.float32)
+        # Amplitudes and denominators are kept between sweeps while they fit.
+        held = 8 * len(sweeper.scan) * sweeper.side**2 <= CACHE_BYTES
+        self.measured: dict[int, Float] | None = {} if held else None
+        self.shares: dict[int, Float] | None = {} if held and not sweeper.update_probe else None
+
+    def __call__(self, number: int, plan: SweepPlan) -> tuple[float, Float | None]:
+        """Correct the object (and the probe) by one batch; return sum(|F| - sqrt(I))^2 and, when
+        asked, the `ramp_sums`.
+        """
+        s, far, batch = self.sweeper, self.far, self.sweeper.batches[number]
+        count, corners = len(batch.rows), batch.corners
+        probes = far.light(self.coefficients[number])
+        share = kept(self.shares, number, partial(self._share, batch, probes))
+        # Transforms without a norm are faster than unitary ones; the amplitudes carry the factor N.
+        field = far.field(s.object, corners, probes)
+        modulus, miss = far.moduli(field), self.miss[:count]
+        amplitude = kept(self.measured, number, partial(far.measured, batch.rows))
+        np.subtract(amplitude, modulus, out=miss)
+        if far.good is not None:
+            miss *= far.good
+        flat = miss.reshape(-1)
+        error = float(np.dot(flat, flat)) / s.side**2
+        ramps = far.ramps(modulus, miss) if plan.correct else None
+        modulus += np.float32(1e-6)
+        miss /= modulus
+        if plan.fall < 1:
+            np.maximum(miss, np.float32(-plan.fall), out=miss)
+        if plan.pace < 1:
+            miss *= np.float32(plan.pace)
+        waves = far.waves[:count]
+        np.multiply(field, miss, out=waves)
+        change = self.transforms.ifft2(waves)
+        if s.update_probe:
+            self._step_probe(number, change)
+        np.conj(probes, out=waves)
+        waves *= change
+        patches = waves[:, 0] if waves.shape[1] == 1 else waves.sum(1)
+        patches *= share
+        merge(s.object, corners, patches)
+        return error, ramps
+
+    def _share(self, batch: Batch, probes: Complex) -> Float:
+        """Return 1 / ((1 - a) sum_j |P_j|^2 + a max|P|^2) on the windows of a batch, (B, N, N)."""
+        power = (probes.real**2 + probes.imag**2).sum(1)
+        a, side = self.sweeper.regularisation, self.sweeper.side
+        floor = a * power.max()
+        # On a scratch canvas, wiped where it was used: the work does not grow with the object.
+        merge(self.light, batch.corners, power)
+        for patch, (y, x) in zip(power, batch.corners, strict=True):
+            patch[:] = self.light[y : y + side, x : x + side]
+        for y, x in batch.corners:
+            self.light[y : y + side, x : x + side] = 0
+        share: Float = np.reciprocal(np.float32(1 - a) * power + np.float32(floor))
+        return share
+
+    def _step_probe(self, number: int, change: Complex) -> None:
+        """Move the probe modes along the correction, shifted back to the probe's own place."""
+        s, batch = self.sweeper, self.sweeper.batches[number]
+        side, local = s.side, self.far.waves[: len(batch.rows)]
+        density = np.zeros((side, side), np.float32)
+        for wave, back, (y, x) in zip(local, change, batch.corners, strict=True):
+            patch = s.object[y : y + side, x : x + side]
+            np.multiply(patch.conj(), back, out=wave)
+            density += patch.real**2 + patch.imag**2
+        step = self.far.shifted.gathered(self.coefficients[number], local)
+        s.probe += step / max(float(density.max()), 1e-12)
+        self.far.shifted.replace(s.probe)
+
+    def hand_over(self) -> None:
+        """Bring object and probe to the sweeper: they are there."""
+
+    def take_over(self) -> None:
+        """Take object and probe from the sweeper: the object is shared."""
+        if self.sweeper.update_probe:
+            self.far.shifted.replace(self.sweeper.probe)
+
+
+def _batches(scan: Scan, size: int) -> list[Batch]:
+    place = windows(scan)
+    return [
+        Batch(rows, place.corner_px[rows], place.shift_px[rows])
+        for rows in spread_batches(scan.positions_px, size)
+    ]
+
+
+def refine(
+    scan: Scan,
+    start: ObjectImage,
+    probe: Complex,
+    config: ReconstructionConfig,
+    make_step: Callable[[Sweeper], Step],
+    run: Callable[[Float], Float] | None = None,
+) -> Iterator[Sweep]:
+    """Yield the state after each of `config.sweeps` sweeps; a network `run` corrects the object
+    where the plan says so.
+    """
+    sweeper = Sweeper(scan, start, probe, config, make_step)
+    corrector = None if run is None else partial(Canvas(scan, probe).corrected, run)
+    last = start.object
+    for number in range(1, config.sweeps + 1):
+        plan = plan_sweep(number, config.sweeps, slow_phase=config.slow_phase)
+        loss = sweeper.sweep(plan)
+        found = sweeper.object.copy()
+        if corrector is not None and plan.network:
+            found = corrector(
+                found, last, loss=loss, pace=plan.pace, number=number, share=plan.network
+            )
+            sweeper.replace(found)
+        last = found
+        image = ObjectImage(found, start.weight, start.origin_px)
+        yield Sweep(number, config.sweeps, image, sweeper.probe.copy(), loss)
+        sweeper.push(plan.momentum)
