@@ -186,6 +186,11 @@ class ReconstructionConfig:
     sweeps: int = setting(
         20, 'Sweeps', 'Physics sweeps over all patterns after the start.', low=0, high=100_000
     )
+    held_out_stop: bool = setting(
+        False, 'Stop by held-out patterns',
+        'Hold one pattern in twenty out; once the others no longer help to predict them, settle '
+        'with all patterns and end, after `sweeps` at the latest.',
+    )  # fmt: skip
     slow_phase: bool = setting(
         True, 'Slow phase',
         'Between sweeps, correct the slowly varying phase by how far patterns are displaced.',

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import fft
 
 from .geometry import windows
 from .result import ObjectImage
@@ -44,6 +45,20 @@ class Transforms:
     fft2: Callable[[Complex], Complex]
     ifft2: Callable[[Complex], Complex]
     product: Product
+
+
+def _product(a: Float, b: Float) -> Float:
+    # Not by the matrix product: see `Transforms.product`.
+    made: Float = np.einsum('ij,jk->ik', a, b)
+    return made
+
+
+def _empty(shape: tuple[int, ...]) -> Complex:
+    return np.empty(shape, np.complex64)
+
+
+PLAIN = Transforms(_empty, fft.fft2, fft.ifft2, _product)
+"""SciPy's, for a few patterns anywhere."""
 
 
 class FarField:

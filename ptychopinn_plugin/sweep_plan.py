@@ -11,10 +11,12 @@ half of the way, -1/2 of the field, and so do the settling sweeps.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from .grouping import Rows
 from .scan import Complex, Scan
 
 MOMENTUM = 0.5
@@ -31,6 +33,12 @@ NETWORK_SWEEPS = (1, 2)
 NETWORK_LAST = 0.5
 # Shifted probes are kept between sweeps; beyond this they are made anew for every batch.
 CACHE_BYTES = 1 << 30
+
+# Held-out patterns, where they decide: their share, their least and largest number, from which
+# sweep they are asked, and the share of all that they gained below which a sweep gains nothing.
+HELD_SHARE, LEAST_HELD, MOST_HELD = 0.05, 8, 256
+FIRST_ASKED = 4
+GAINS_NOTHING = 0.002
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,23 @@ def plan_sweep(number: int, total: int, *, slow_phase: bool = True) -> SweepPlan
         momentum=MOMENTUM if moving else 0.0,
         network=NETWORK_LAST if number == total else float(number in NETWORK_SWEEPS),
     )
+
+
+def held_out(patterns: int, seed: int) -> Rows | None:
+    """Return the rows that are held out of `patterns`, or None where they are too few."""
+    count = min(MOST_HELD, max(LEAST_HELD, round(HELD_SHARE * patterns)))
+    if patterns < 4 * LEAST_HELD:
+        return None
+    return np.sort(np.random.default_rng([seed, 11]).permutation(patterns)[:count])
+
+
+def settled(errors: Sequence[float]) -> bool:
+    """Return whether the held-out patterns, whose errors after every sweep so far are given, gained
+    next to nothing by the last.
+    """
+    if len(errors) < FIRST_ASKED:
+        return False
+    return errors[-2] - errors[-1] < GAINS_NOTHING * (errors[0] - min(errors))
 
 
 def due(number: int) -> bool:

@@ -19,6 +19,7 @@ On a CPU every back end takes the step here, `HostStep`, with its own transforms
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from numpy.typing import NDArray
 
 from .canvas import Canvas
 from .config import ReconstructionConfig
-from .far_field import FarField, Transforms, corners_of, merge
+from .far_field import PLAIN, FarField, Transforms, corners_of, merge, predict
 from .geometry import windows
 from .grouping import Rows, spread_batches
 from .probe_modes import orthogonal
@@ -38,7 +39,17 @@ from .result import ObjectImage, Sweep
 from .scaling import amplitudes
 from .scan import Complex, Float, Scan
 from .slow_phase import SlowPhase, mean_ramp, plane
-from .sweep_plan import CACHE_BYTES, SweepPlan, batch_size, plan_sweep, regularisation
+from .sweep_plan import (
+    CACHE_BYTES,
+    SweepPlan,
+    batch_size,
+    held_out,
+    plan_sweep,
+    regularisation,
+    settled,
+)
+
+logger = logging.getLogger(__name__)
 
 Ramps = Any  # the `ramp_sums` (B, 5) of a batch, an array or what becomes one
 
@@ -80,18 +91,21 @@ class Sweeper:
         probe: Complex,
         config: ReconstructionConfig,
         make_step: Callable[[Sweeper], Step],
+        held: Rows | None = None,
     ) -> None:
+        """Leave the patterns `held` out until `use_all`."""
         self.scan, self.side = scan, scan.side_px
         self.object, self.probe = start.object.copy(), probe.copy()
         self.update_probe, self.weight = config.update_probe, start.weight
         self.rng = np.random.default_rng(config.seed)
-        self.total_counts = float(scan.totals.sum())
         self.regularisation = regularisation(probe)
         self.size = config.sweep_batch_size or batch_size(scan)
-        self.batches = _batches(scan, self.size)
+        self.batches = _batches(scan, self.size, held)
+        self.used = len(self.batches)
+        if held is not None:
+            self.batches += _batches(scan, self.size, np.setdiff1d(np.arange(len(scan)), held))
+        self.slow = self._slow_phase()
         self.power = float((np.abs(probe) ** 2).sum())
-        corner_px = np.concatenate([b.corner_px for b in self.batches])
-        self.slow = SlowPhase(corner_px, probe, scan.frame.shape)
         self.last = self.object.copy()
         self.step = make_step(self)
 
@@ -100,8 +114,8 @@ class Sweeper:
         way. Then correct the slow phase, if planned, by the displacements met on the way.
         """
         error = 0.0
-        ramps: list[Ramps] = [None] * len(self.batches)
-        for number in self.rng.permutation(len(self.batches)):
+        ramps: list[Ramps] = [None] * self.used
+        for number in self.rng.permutation(self.used):
             missed, ramps[number] = self.step(int(number), plan)
             error += missed
         self.step.hand_over()
@@ -111,7 +125,22 @@ class Sweeper:
             phase = self.slow.phase(np.concatenate(ramps))
             self.object *= np.cos(phase) + 1j * np.sin(phase)
         self.step.take_over()
-        return error / self.total_counts
+        return error / self.counts
+
+    def use_all(self) -> None:
+        """Sweep over the held-out patterns too."""
+        self.used = len(self.batches)
+        self.slow = self._slow_phase()
+
+    @property
+    def counts(self) -> float:
+        """The counts of the patterns in use."""
+        rows = np.concatenate([b.rows for b in self.batches[: self.used]])
+        return float(self.scan.totals[rows].sum())
+
+    def _slow_phase(self) -> SlowPhase:
+        corner_px = np.concatenate([b.corner_px for b in self.batches[: self.used]])
+        return SlowPhase(corner_px, self.probe, self.scan.frame.shape)
 
     def push(self, momentum: float) -> None:
         """Push the object on by a share of its change since the last push."""
@@ -246,12 +275,13 @@ class HostStep:
             self.far.shifted.replace(self.sweeper.probe)
 
 
-def _batches(scan: Scan, size: int) -> list[Batch]:
-    place = windows(scan)
-    return [
-        Batch(rows, place.corner_px[rows], place.shift_px[rows])
-        for rows in spread_batches(scan.positions_px, size)
-    ]
+def _batches(scan: Scan, size: int, held: Rows | None = None) -> list[Batch]:
+    """Return batches of the patterns that are not held out."""
+    place, rows = windows(scan), np.arange(len(scan))
+    if held is not None:
+        rows = np.setdiff1d(rows, held)
+    spread = (rows[k] for k in spread_batches(scan.positions_px[rows], size))
+    return [Batch(k, place.corner_px[k], place.shift_px[k]) for k in spread]
 
 
 def refine(
@@ -262,14 +292,18 @@ def refine(
     make_step: Callable[[Sweeper], Step],
     run: Callable[[Float], Float] | None = None,
 ) -> Iterator[Sweep]:
-    """Yield the state after each of `config.sweeps` sweeps; a network `run` corrects the object
-    where the plan says so.
+    """Yield the state after every sweep; a network `run` corrects the object where the plan says
+    so. `config.held_out_stop` may end the sweeps before `config.sweeps`.
     """
-    sweeper = Sweeper(scan, start, probe, config, make_step)
+    held = held_out(len(scan), config.seed) if config.held_out_stop else None
+    sweeper = Sweeper(scan, start, probe, config, make_step, held)
     corrector = None if run is None else partial(Canvas(scan, probe).corrected, run)
-    last = start.object
-    for number in range(1, config.sweeps + 1):
-        plan = plan_sweep(number, config.sweeps, slow_phase=config.slow_phase)
+    watched = None if held is None else scan.take(held)
+    errors: list[float] = []
+    last, number, total = start.object, 0, config.sweeps
+    while number < total:
+        number += 1
+        plan = plan_sweep(number, total, slow_phase=config.slow_phase)
         loss = sweeper.sweep(plan)
         found = sweeper.object.copy()
         if corrector is not None and plan.network:
@@ -279,5 +313,11 @@ def refine(
             sweeper.replace(found)
         last = found
         image = ObjectImage(found, start.weight, start.origin_px)
-        yield Sweep(number, config.sweeps, image, sweeper.probe.copy(), loss)
+        if watched is not None:
+            errors.append(predict(PLAIN, watched, image, sweeper.probe)[0])
+            if number >= total // 2 or settled(errors):
+                total, watched = min(total, 2 * number), None
+                logger.info('Settling after sweep %d of %d', number, total)
+                sweeper.use_all()
+        yield Sweep(number, total, image, sweeper.probe.copy(), loss)
         sweeper.push(plan.momentum)

@@ -39,7 +39,11 @@ def reconstruct(args: argparse.Namespace) -> Report:
     with Bar('Sweeps', config.sweeps) as bar:
 
         def watch(sweep: Sweep) -> None:
-            bar.move(sweep.number, f'{sweep.number}/{sweep.total} error {sweep.loss:.5f}')
+            bar.move(
+                sweep.number,
+                total=sweep.total,
+                note=f'{sweep.number}/{sweep.total} error {sweep.loss:.5f}',
+            )
 
         result = pipeline.reconstruct(
             scan, model, reconstruction=config, runtime=runtime, on_sweep=watch,

@@ -45,9 +45,13 @@ class Bar:
     ) -> None:
         self._progress.stop()
 
-    def move(self, done: float, note: str | None = None) -> None:
-        """Show that `done` steps are done, with a note about the last one."""
+    def move(self, done: float, note: str | None = None, *, total: float | None = None) -> None:
+        """Show that `done` steps (of another `total`, if given) are done, with a note about the
+        last one.
+        """
         fields: dict[str, Any] = {} if note is None else {'note': note}
+        if total is not None:
+            fields['total'] = total
         self._progress.update(self._task, completed=done, **fields)
         if note and not self._live:
             print(f'{self._title}: {note}', file=sys.stderr, flush=True)

@@ -25,6 +25,7 @@ from ptychopinn_plugin.result import ObjectImage
 from ptychopinn_plugin.scaling import normalised_probe
 from ptychopinn_plugin.simulate import Simulation, simulate_scan
 from ptychopinn_plugin.slow_phase import mean_ramp, plane
+from ptychopinn_plugin.sweep_plan import held_out
 
 from ..backends_under_test import BACKENDS
 from ..conftest import seen_through
@@ -310,6 +311,25 @@ class TestRefine:
             image = sweeps[-1].image
             miss[slow_phase] = compare(image.object, scan.true_object, image.weight).phase_mae_rad
         assert miss[True] < 0.25 * miss[False]
+
+    def test_stops_when_held_out_patterns_gain_nothing(self, backend, small_scan):
+        _, sweeps = self.refine(backend, small_scan, sweeps=100, held_out_stop=True)
+        last = sweeps[-1]
+        assert 8 <= last.number == last.total < 100
+        assert [s.total for s in sweeps[:-1]].count(last.total) >= last.total // 2 - 1
+        _, planned = self.refine(backend, small_scan, sweeps=last.number)
+        assert last.loss < 1.2 * planned[-1].loss
+
+    def test_held_out_patterns_are_swept_in_the_end(self, backend, small_scan):
+        """Wrong ones change nothing before the sweeps settle, and everything after."""
+        held = held_out(len(small_scan), 0)
+        counts = small_scan.counts.copy()
+        counts[held] = counts[held][:, ::-1]
+        wrong = replace(small_scan, counts=counts)
+        _, right = self.refine(backend, small_scan, sweeps=6, held_out_stop=True)
+        _, found = self.refine(backend, wrong, sweeps=6, held_out_stop=True)
+        assert (found[2].image.object == right[2].image.object).all()
+        assert (found[3].image.object != right[3].image.object).any()
 
     def test_a_network_corrects_the_object_after_the_planned_sweeps_only(self, backend, small_scan):
         start, probe = starts.flat_start(small_scan), normalised_probe(small_scan)

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from ptychopinn_plugin.simulate.probes import make_probe
-from ptychopinn_plugin.sweep_plan import batch_size, due, plan_sweep, regularisation
+from ptychopinn_plugin.sweep_plan import (
+    MOST_HELD,
+    batch_size,
+    due,
+    held_out,
+    plan_sweep,
+    regularisation,
+    settled,
+)
 
 
 def plans(total, **more):
@@ -42,6 +50,26 @@ def test_the_corrections_come_less_and_less_often():
     assert [k for k in range(40) if due(k)] == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32]
     assert [k for k, p in enumerate(plans(8), 1) if p.correct] == [1, 2, 3, 4, 6]
     assert not any(p.correct for p in plans(8, slow_phase=False))
+
+
+def test_held_out_patterns_are_a_few_fixed_ones():
+    rows = held_out(1000, seed=3)
+    assert len(set(rows)) == len(rows) == 50
+    assert rows.min() >= 0
+    assert rows.max() < 1000
+    assert (np.diff(rows) > 0).all()
+    assert (held_out(1000, seed=3) == rows).all()
+    assert (held_out(1000, seed=4) != rows).any()
+    assert len(held_out(100_000, seed=0)) == MOST_HELD
+    assert held_out(31, seed=0) is None
+
+
+def test_settled_is_when_a_sweep_gains_nothing():
+    falling = [1.0, 0.5, 0.25, 0.125]
+    assert not settled(falling)
+    assert settled([*falling, 0.1249])
+    assert settled([*falling, 0.2])  # worse: the others' noise is being learnt
+    assert not settled([1.0, 1.0, 1.0])  # too early to say
 
 
 def test_few_photons_are_regularised_more():
