@@ -56,9 +56,13 @@ class SlowPhase:
     ) -> None:
         self.shape, self.side = shape, probe.shape[-1]
         self._grid = (fft.next_fast_len(shape[0], True), fft.next_fast_len(shape[1], True))
-        self._place = np.ravel_multi_index((corner_px[:, 0], corner_px[:, 1]), self._grid)
+        self.move(corner_px)
         power = (np.abs(probe) ** 2).sum(0)
         self._power = fft.rfft2((power / power.max()).astype(np.float32), self._grid)
+
+    def move(self, corner_px: NDArray[np.int64]) -> None:
+        """Put the patterns elsewhere, (M, 2)."""
+        self._place = np.ravel_multi_index((corner_px[:, 0], corner_px[:, 1]), self._grid)
 
     def phase(self, sums: Array) -> Float:
         """Return the phase (H, W) [rad] to add to the object, for the `ramp_sums` (M, 5)."""

@@ -64,7 +64,12 @@ class ToyBackend:
             truth = scan.true_object if scan.true_object is not None else 0.5 * start.object
             object_ = (1 - share) * start.object + share * truth
             yield Sweep(
-                number, reconstruction.sweeps, replace(start, object=object_), probe, 1 - share
+                number,
+                reconstruction.sweeps,
+                replace(start, object=object_),
+                probe,
+                1 - share,
+                scan.positions_px,
             )
 
     def predict(self, scan, image, probe, runtime):

@@ -101,3 +101,23 @@ def ramp_sums(modulus: tf.Tensor, miss: tf.Tensor, good: tf.Tensor | None = None
         (dy, dy), (dx, dx), (dy[:, :, 1:-1], dx[:, 1:-1]),
     )  # fmt: skip
     return tf.stack([tf.reduce_sum(a * b, (1, 2)) for a, b in pairs], 1)
+
+
+def shift_sums(
+    field: tf.Tensor,
+    sloped: tf.Tensor,
+    modulus: tf.Tensor,
+    miss: tf.Tensor,
+    good: tf.Tensor | None = None,
+) -> tf.Tensor:
+    """Return (B, 5) the sums of `position_correction.shift_sums` over field (B, P, N, N), sloped
+    (B, 2, P, N, N), modulus and miss (B, N, N).
+    """
+    real = tf.math.real(field)[:, None] * tf.math.real(sloped)
+    slope = tf.reduce_sum(real + tf.math.imag(field)[:, None] * tf.math.imag(sloped), 2)
+    slope /= modulus[:, None] + 1e-6
+    if good is not None:
+        slope *= good
+    y, x = slope[:, 0], slope[:, 1]
+    pairs = ((y, miss), (x, miss), (y, y), (x, x), (y, x))
+    return tf.stack([tf.reduce_sum(a * b, (1, 2)) for a, b in pairs], 1)

@@ -12,14 +12,14 @@ The patterns of a batch are spread over the object, so that a batch steps nearly
 pattern at a time would, and the batches stay the same in every sweep, so that the shifted probes
 and the denominators are computed once. The order of the batches is drawn anew for every sweep.
 Between sweeps the slowly varying phase is corrected; see `slow_phase`. A network corrects the
-object where the plan says so; see `canvas`.
+object where the plan says so; see `canvas`. So are positions; see `position_correction`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -31,6 +31,7 @@ from ...canvas import Canvas
 from ...config import ReconstructionConfig
 from ...geometry import windows
 from ...grouping import spread_batches
+from ...position_correction import Positions, shift_slopes, shift_sums
 from ...probe_modes import orthogonal
 from ...result import ObjectImage, Sweep
 from ...scaling import amplitudes
@@ -91,6 +92,10 @@ class Sweeper:
         corner_px = np.concatenate([b.corner_px for b in self.batches])
         self.slow = SlowPhase(corner_px, probe, scan.frame.shape)
         self.last = self.object.copy()
+        self.positions: Positions | None = None
+        if config.correct_positions:
+            self.positions = Positions(scan, spread_batches(scan.positions_px, self.size))
+        self.slopes = self.probe[None]
 
     def sweep(self, plan: SweepPlan) -> float:
         """Visit every batch once in random order; return sum(|F| - sqrt(I))^2 / sum(I) met on the
@@ -98,9 +103,12 @@ class Sweeper:
         """
         error = 0.0
         ramps: list[Any] = [None] * len(self.batches)
+        moves: list[Any] = [None] * len(self.batches)
+        if plan.move:
+            self.slopes = shift_slopes(self.probe).reshape(-1, self.side, self.side)
         for number in self.rng.permutation(len(self.batches)):
             batch, lit = self.batches[number], self._lit(int(number))
-            missed, ramps[number] = self.step(batch, *lit, plan)
+            missed, ramps[number], moves[number] = self.step(batch, *lit, plan)
             error += missed
         self.step.hand_over()
         if self.update_probe:
@@ -109,6 +117,8 @@ class Sweeper:
             phase = self.slow.phase(np.concatenate(ramps))
             self.object *= np.cos(phase) + 1j * np.sin(phase)
             self.step.take_over()
+        if plan.move:
+            self._move_patterns(np.concatenate(moves))
         return error / self.total_counts
 
     def push(self, momentum: float) -> None:
@@ -131,6 +141,20 @@ class Sweeper:
         if self.cache is not None:
             self.cache[number] = lit
         return lit
+
+    def _move_patterns(self, sums: Float) -> None:
+        """Correct the positions, and what depends on them."""
+        assert self.positions is not None
+        self.positions.correct(sums)
+        place = self.positions.windows
+        for number, rows in enumerate(self.positions.batches):
+            self.batches[number] = replace(
+                self.batches[number],
+                corner_px=place.corner_px[rows].astype(np.int32), shift_px=place.shift_px[rows],
+            )  # fmt: skip
+        if self.cache is not None:
+            self.cache.clear()
+        self.slow.move(place.corner_px[np.concatenate(self.positions.batches)])
 
     def _fix_ambiguities(self) -> None:
         """Keep the probe's power, its modes orthogonal, and the object without a phase ramp: what
@@ -159,9 +183,9 @@ class HostStep:
 
     def __call__(
         self, batch: Batch, probes: Complex, back: Complex, plan: SweepPlan
-    ) -> tuple[float, Float | None]:
+    ) -> tuple[float, Float | None, Float | None]:
         """Correct the object (and the probe) by one batch; return sum(|F| - sqrt(I))^2 and, when
-        asked, the `ramp_sums`.
+        asked, the `ramp_sums` and the `shift_sums`.
         """
         s, corners = self.sweeper, batch.corners
         patches = memory.extract(s.object, corners, self.patches[: len(corners)])
@@ -176,6 +200,7 @@ class HostStep:
         flat = miss.reshape(-1)
         error: float = float(np.dot(flat, flat)) / s.side**2
         ramps = ramp_sums(modulus[:, 0], miss[:, 0], s.good) if plan.correct else None
+        moves = self._shift_sums(batch, patches, field, modulus, miss, plan) if plan.move else None
         modulus += 1e-6
         np.divide(miss, modulus, out=miss)
         np.maximum(miss, np.float32(-plan.fall), out=miss)
@@ -187,7 +212,25 @@ class HostStep:
             s.probe += memory.view(step) / float(floor)
         np.multiply(change, back, out=waves)
         memory.merge(s.object, corners, waves[:, 0] if waves.shape[1] == 1 else waves.sum(1))
-        return error, ramps
+        return error, ramps, moves
+
+    def _shift_sums(
+        self,
+        batch: Batch,
+        patches: Complex,
+        field: Complex,
+        modulus: Float,
+        miss: Float,
+        plan: SweepPlan,
+    ) -> Float:
+        """Return the `shift_sums` (B, 5) of a batch; miss falls no deeper than the step does."""
+        s = self.sweeper
+        slopes = memory.shift_probe(s.slopes, batch.shift_px)
+        waves = memory.aligned(slopes.shape)
+        np.multiply(patches[:, None], slopes, out=waves)
+        sloped = memory.fft2(waves).reshape(len(patches), 2, *s.probe.shape)
+        fallen = np.maximum(miss, np.float32(-plan.fall) * modulus)
+        return shift_sums(field, sloped, modulus[:, 0], fallen[:, 0], s.good)
 
     def lighting(self, batch: Batch) -> tuple[Complex, Complex]:
         """Return a batch's shifted probes and conj(probes) / denominator, both (B, P, N, N)."""
@@ -224,18 +267,29 @@ class DeviceStep:
             self._step, input_signature=[*where, amplitude, field, field, pace]
         )
         self.lights = tf.function(self._lighting, input_signature=where)
+        slopes = tf.TensorSpec([2 * len(sweeper.probe), *sweeper.probe.shape[1:]], tf.complex64)
+        self.shifts = tf.function(
+            self._shift_sums,
+            input_signature=[*where, amplitude, field, slopes, tf.TensorSpec([], tf.float32)],
+        )
 
     def __call__(
         self, batch: Batch, probes: tf.Tensor, back: tf.Tensor, plan: SweepPlan
-    ) -> tuple[float, tf.Tensor]:
-        """Correct the object (and the probe) by one batch; return sum(|F| - sqrt(I))^2 and the
-        `ramp_sums`, which cost nothing here.
+    ) -> tuple[float, tf.Tensor, tf.Tensor | None]:
+        """Correct the object (and the probe) by one batch; return sum(|F| - sqrt(I))^2, the
+        `ramp_sums`, which cost nothing here, and, when asked, the `shift_sums`.
         """
+        moves = None
+        if plan.move:
+            moves = self.shifts(
+                batch.corner_px, batch.shift_px, batch.amplitude, probes, self.sweeper.slopes,
+                np.float32(plan.fall),
+            )  # fmt: skip
         pace = np.array([plan.pace, plan.fall], np.float32)
         error, ramps = self.graph(
             batch.corner_px, batch.shift_px, batch.amplitude, probes, back, pace
         )
-        return float(error), ramps
+        return float(error), ramps, moves
 
     def _step(
         self,
@@ -262,6 +316,27 @@ class DeviceStep:
         self.object.assign_add(physics.merge(merged, corner_px, s.object.shape))
         error = tf.reduce_sum(tf.square(miss)) / s.side**2
         return error, physics.ramp_sums(modulus[:, 0], miss[:, 0], s.good)
+
+    def _shift_sums(
+        self,
+        corner_px: tf.Tensor,
+        shift_px: tf.Tensor,
+        amplitude: tf.Tensor,
+        probes: tf.Tensor,
+        slopes: tf.Tensor,
+        fall: tf.Tensor,
+    ) -> tf.Tensor:
+        s = self.sweeper
+        patches = physics.extract(self.object, corner_px, s.side)
+        field = tf.signal.fft2d(physics.illuminate(patches, probes))
+        modulus = tf.sqrt(physics.intensity(field))
+        sloped = physics.illuminate(patches, physics.shift_probe(slopes, shift_px))
+        sloped = tf.reshape(tf.signal.fft2d(sloped), [-1, 2, *s.probe.shape])
+        miss = amplitude[:, 0] - modulus
+        if s.good is not None:
+            miss *= s.good
+        miss = tf.maximum(miss, -fall * modulus)
+        return physics.shift_sums(field, sloped, modulus, miss, s.good)
 
     def lighting(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
         """Return a batch's shifted probes and conj(probes) / denominator, both (B, P, N, N)."""
@@ -332,20 +407,30 @@ def refine(
 ) -> Iterator[Sweep]:
     """Yield the state after each of `config.sweeps` sweeps."""
     sweeper = Sweeper(scan, start, probe, config, on_gpu=on_gpu)
+    positions = sweeper.positions
     corrector = None
     if network is not None:
-        corrector = partial(Canvas(scan, probe).corrected, runner(network))
+        run = runner(network)
+        corrector = partial(Canvas(scan, probe).corrected, run)
     last = start.object
     for number in range(1, config.sweeps + 1):
-        plan = plan_sweep(number, config.sweeps, slow_phase=config.slow_phase)
+        plan = plan_sweep(
+            number, config.sweeps,
+            slow_phase=config.slow_phase, correct_positions=config.correct_positions,
+        )  # fmt: skip
         loss = sweeper.sweep(plan)
         found = sweeper.object.copy()
         if corrector is not None and plan.network:
+            if positions is not None:
+                corrector = partial(Canvas(positions.scan, probe).corrected, run)
             found = corrector(
                 found, last, loss=loss, pace=plan.pace, number=number, share=plan.network
             )
             sweeper.replace(found)
         last = found
         image = ObjectImage(found, start.weight, start.origin_px)
-        yield Sweep(number, config.sweeps, image, sweeper.probe.copy(), loss)
+        yield Sweep(
+            number, config.sweeps, image, sweeper.probe.copy(), loss,
+            scan.positions_px if positions is None else positions.px,
+        )  # fmt: skip
         sweeper.push(plan.momentum)

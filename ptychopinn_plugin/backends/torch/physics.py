@@ -102,3 +102,18 @@ def ramp_sums(modulus: Tensor, miss: Tensor, good: Tensor | None = None) -> Tens
         (dy, dy), (dx, dx), (dy[:, :, 1:-1], dx[:, 1:-1]),
     )  # fmt: skip
     return torch.stack([(a * b).sum((1, 2)) for a, b in pairs], 1)
+
+
+def shift_sums(
+    field: Tensor, sloped: Tensor, modulus: Tensor, miss: Tensor, good: Tensor | None = None
+) -> Tensor:
+    """Return (B, 5) the sums of `position_correction.shift_sums` over field (B, P, N, N), sloped
+    (B, 2, P, N, N), modulus and miss (B, N, N).
+    """
+    slope = (field.real[:, None] * sloped.real + field.imag[:, None] * sloped.imag).sum(2)
+    slope = slope / (modulus[:, None] + 1e-6)
+    if good is not None:
+        slope = slope * good
+    y, x = slope[:, 0], slope[:, 1]
+    pairs = ((y, miss), (x, miss), (y, y), (x, x), (y, x))
+    return torch.stack([(a * b).sum((1, 2)) for a, b in pairs], 1)

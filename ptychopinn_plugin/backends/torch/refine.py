@@ -12,14 +12,14 @@ The patterns of a batch are spread over the object, so that a batch steps nearly
 pattern at a time would, and the batches stay the same in every sweep, so that the shifted probes
 and the denominators are computed once. The order of the batches is drawn anew for every sweep.
 Between sweeps the slowly varying phase is corrected; see `slow_phase`. A network corrects the
-object where the plan says so; see `canvas`.
+object where the plan says so; see `canvas`. So are positions; see `position_correction`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -30,10 +30,11 @@ from ...canvas import Canvas
 from ...config import ReconstructionConfig
 from ...geometry import windows
 from ...grouping import spread_batches
+from ...position_correction import Positions, shift_slopes, shift_sums
 from ...probe_modes import orthogonal
 from ...result import ObjectImage, Sweep
 from ...scaling import amplitudes
-from ...scan import Complex, Scan
+from ...scan import Complex, Float, Scan
 from ...slow_phase import SlowPhase, mean_ramp, plane, ramp_sums
 from ...sweep_plan import CACHE_BYTES, SweepPlan, batch_size, plan_sweep, regularisation
 from ..base import Model
@@ -80,6 +81,10 @@ class Sweeper:
         corner_px = torch.cat([b.corner_px for b in self.batches]).cpu().numpy()
         self.slow = SlowPhase(corner_px, probe, scan.frame.shape)
         self.regularisation, self.last = regularisation(probe), self.object.clone()
+        self.positions: Positions | None = None
+        if config.correct_positions:
+            self.positions = Positions(scan, spread_batches(scan.positions_px, size))
+        self.slopes, self.moves = self.probe[None], [np.empty(0, np.float32)] * len(self.batches)
 
     def sweep(self, plan: SweepPlan) -> float:
         """Visit every batch once in random order; return sum(|F| - sqrt(I))^2 / sum(I) met on the
@@ -87,6 +92,8 @@ class Sweeper:
         """
         error = 0.0
         ramps: list[Tensor | None] = [None] * len(self.batches)
+        if plan.move:
+            self.slopes = torch.from_numpy(shift_slopes(self.probe.cpu().numpy())).to(self.probe)
         for number in self.rng.permutation(len(self.batches)):
             error += self._step(int(number), plan, ramps)
         if self.update_probe:
@@ -95,6 +102,8 @@ class Sweeper:
             phase = self.slow.phase(torch.cat([r for r in ramps if r is not None]).cpu().numpy())
             turn = torch.from_numpy(phase).to(self.object.device)
             self.object *= torch.polar(torch.ones_like(turn), turn)
+        if plan.move:
+            self._move_patterns()
         return error / self.total_counts
 
     def push(self, momentum: float) -> None:
@@ -117,6 +126,8 @@ class Sweeper:
         error = (float(torch.linalg.vector_norm(miss)) / self.side) ** 2
         if plan.correct:
             ramps[number] = _ramp_sums(modulus[:, 0], miss[:, 0], self.good)
+        if plan.move:
+            self.moves[number] = self._shift_sums(batch, patches, field, modulus, miss, plan)
         field *= miss.div_(modulus.add_(1e-6)).clamp_(min=-plan.fall).mul_(plan.pace)
         change = torch.fft.ifft2(field)
         if self.update_probe:
@@ -161,6 +172,40 @@ class Sweeper:
         step = torch.fft.ifft2((local * phase.conj()).sum(0))
         density = patches.abs().square().sum(0)
         self.probe = self.probe + step / density.max().clamp(min=1e-12)
+
+    def _shift_sums(
+        self,
+        batch: Batch,
+        patches: Tensor,
+        field: Tensor,
+        modulus: Tensor,
+        miss: Tensor,
+        plan: SweepPlan,
+    ) -> Float:
+        """Return the `shift_sums` (B, 5) of a batch; miss falls no deeper than the step does."""
+        sloped = physics.shift_probe(self.slopes.flatten(0, 1), batch.shift_px)
+        sloped = torch.fft.fft2(physics.illuminate(patches, sloped))
+        sloped = sloped.unflatten(1, (2, len(self.probe)))
+        modulus, miss = modulus[:, 0], torch.maximum(miss, -plan.fall * modulus)[:, 0]
+        if field.is_cuda:
+            return physics.shift_sums(field, sloped, modulus, miss, self.good).cpu().numpy()
+        good = None if self.good is None else self.good.numpy()
+        return shift_sums(field.numpy(), sloped.numpy(), modulus.numpy(), miss.numpy(), good)
+
+    def _move_patterns(self) -> None:
+        """Correct the positions, and what depends on them."""
+        assert self.positions is not None
+        self.positions.correct(np.concatenate(self.moves))
+        place, device = self.positions.windows, self.object.device
+        for number, rows in enumerate(self.positions.batches):
+            self.batches[number] = replace(
+                self.batches[number],
+                corner_px=torch.from_numpy(place.corner_px[rows]).to(device),
+                shift_px=torch.from_numpy(place.shift_px[rows]).to(device),
+            )
+        if self.cache is not None:
+            self.cache.clear()
+        self.slow.move(place.corner_px[np.concatenate(self.positions.batches)])
 
     def _fix_ambiguities(self) -> None:
         """Keep the probe's power, its modes orthogonal, and the object without a phase ramp: what
@@ -223,20 +268,30 @@ def refine(
 ) -> Iterator[Sweep]:
     """Yield the state after each of `config.sweeps` sweeps."""
     sweeper = Sweeper(scan, start, probe, config, device)
+    positions = sweeper.positions
     corrector = None
     if network is not None:
-        corrector = partial(Canvas(scan, probe).corrected, runner(network, device))
+        run = runner(network, device)
+        corrector = partial(Canvas(scan, probe).corrected, run)
     last = start.object
     for number in range(1, config.sweeps + 1):
-        plan = plan_sweep(number, config.sweeps, slow_phase=config.slow_phase)
+        plan = plan_sweep(
+            number, config.sweeps,
+            slow_phase=config.slow_phase, correct_positions=config.correct_positions,
+        )  # fmt: skip
         loss = sweeper.sweep(plan)
         found = sweeper.object.cpu().numpy().copy()
         if corrector is not None and plan.network:
+            if positions is not None:
+                corrector = partial(Canvas(positions.scan, probe).corrected, run)
             found = corrector(
                 found, last, loss=loss, pace=plan.pace, number=number, share=plan.network
             )
             sweeper.object = torch.from_numpy(found.copy()).to(device)
         last = found
         image = ObjectImage(found, start.weight, start.origin_px)
-        yield Sweep(number, config.sweeps, image, sweeper.probe.cpu().numpy().copy(), loss)
+        yield Sweep(
+            number, config.sweeps, image, sweeper.probe.cpu().numpy().copy(), loss,
+            scan.positions_px if positions is None else positions.px,
+        )  # fmt: skip
         sweeper.push(plan.momentum)
