@@ -5,15 +5,16 @@ A pattern that was taken d [px] from where it was thought to be differs from its
     sqrt(I) - |F| = d . s,   s = Re{ conj(F) F{-O grad P} } / |F|  (summed over modes),
 
 so d follows by least squares over the pixels of the pattern, the Gauss-Newton step of the amplitude
-error (doi:10.1364/OE.16.007264). The slope of the probe is exact, by its Fourier transform; five
+error (doi:10.1364/OE.16.007264). The slope of the probe is exact, by its Fourier transform; six
 sums per pattern are all that is needed. A displacement goes on by half of its last change, since a
 sweep sees only what the object has not yet taken up of it.
 
 Photon noise and an object that is not finished displace patterns too. So a displacement is taken
 from a normal distribution about the measured position, whose width is that of the displacements
-found: where they are no more than noise, they shrink away. A displacement of all patterns alike
-only moves the object, and is removed; a stretched or turned scan is not ambiguous, since the probe
-and the detector tell the scale and the axes. Numbers and measurements: benchmarks/RESEARCH.md.
+found, and weighed against what the pattern misses: where they are no more than noise, they shrink
+away. A displacement of all patterns alike only moves the object, and is removed; a stretched or
+turned scan is not ambiguous, since the probe and the detector tell the scale and the axes. Numbers
+and measurements: benchmarks/RESEARCH.md.
 
 Letters as in `scan`.
 """
@@ -29,20 +30,17 @@ from .geometry import Windows, windows_at
 from .grouping import Rows
 from .scan import Array, Complex, Double, Float, Frame, Scan
 
-SUMS = 5
+SUMS = 6
 LARGEST_STEP_PX = 1.0  # of a pattern, by one sweep
 LARGEST_DISPLACEMENT_PX = 6.0  # from the measured position
 MOMENTUM = 0.5
-DAMPING = 0.05  # of a pattern's own mean squared slope, and as much as of the median pattern's
-DAMPING_MEDIAN = 0.01
-AMPLITUDE_VARIANCE = 1.0  # 1/4 from photons; the rest stands for the object, which is not known
+DAMPING, DAMPING_MEDIAN = 0.05, 0.01  # of the squared slopes of a pattern, of the median pattern
+DOUBT = 4.0  # variances of what patterns miss, since the object is not known any better
 
 
 def shift_slopes(probe: Complex) -> Complex:
     """Return the derivatives (2, P, N, N) of a probe (P, N, N) moved along y and x, per pixel."""
-    side = probe.shape[-1]
-    k = np.fft.fftfreq(side)
-    k[side // 2] = 0  # the highest frequency has no sign
+    k = np.fft.fftfreq(probe.shape[-1])
     spectrum = np.fft.fft2(probe)
     moved = [np.fft.ifft2(spectrum * (-2j * np.pi * a)) for a in (k[:, None], k[None])]
     return np.stack(moved).astype(np.complex64)
@@ -51,7 +49,8 @@ def shift_slopes(probe: Complex) -> Complex:
 def shift_sums(
     field: Complex, sloped: Complex, modulus: Float, miss: Float, good: Float | None = None
 ) -> Float:
-    """Return (B, 5): slope y and x times miss, slope y^2, x^2, and y times x, summed over pixels.
+    """Return (B, 6): slope y and x times miss, slope y^2, x^2, y times x, and y^2 + x^2 times miss
+    squared, summed over pixels.
 
     field is (B, P, N, N), sloped (B, 2, P, N, N) that of the exit waves of `shift_slopes`; modulus
     and miss, which follows it, are (B, N, N); good (N, N) is 1 or 0.
@@ -61,7 +60,8 @@ def shift_sums(
     if good is not None:
         slope *= good
     y, x = slope[:, 0], slope[:, 1]
-    pairs = ((y, miss), (x, miss), (y, y), (x, x), (y, x))
+    missed = (slope**2).sum(1) * miss
+    pairs = ((y, miss), (x, miss), (y, y), (x, x), (y, x), (missed, miss))
     return np.stack([np.einsum('byx,byx->b', a, b) for a, b in pairs], axis=1)
 
 
@@ -90,25 +90,24 @@ class Positions:
         return moved_scan(self._scan, self.px, self._scan.frame)
 
     def correct(self, sums: Array) -> None:
-        """Move the patterns by one step, for `shift_sums` (M, 5) of fields transformed without a
-        norm, in the order of the batches.
-        """
-        own = sums[self._order].astype(np.float64) / self._scan.side_px**2
-        step = _step(own, self._displacement)
+        """Move the patterns by one step, for `shift_sums` (M, 6) in the order of the batches."""
+        step = _step(sums[self._order].astype(np.float64), self._displacement)
         self._change = MOMENTUM * self._change + step
         found = self._displacement + self._change - self._change.mean(0)
         self._displacement = _limited(found, LARGEST_DISPLACEMENT_PX)
 
 
 def _step(sums: Double, displacement: Double) -> Double:
-    """Return by how much the patterns should move, (M, 2) [px], for sums (M, 5) in counts."""
+    """Return by how much the patterns should move, (M, 2) [px], for sums (M, 6)."""
+    sums, missed = sums[:, :5], sums[:, 5]
     mean = (sums[:, 2] + sums[:, 3]) / 2
     damping = DAMPING * mean + DAMPING_MEDIAN * np.median(mean) + 1e-30
     found = displacement + _solved(sums, damping)
     found -= found.mean(0)
-    known = AMPLITUDE_VARIANCE / max(float((found**2).mean()), 1e-12)
+    noise = missed / (2 * mean + 1e-30)
+    known = DOUBT * noise / max(float((found**2).mean()), 1e-12)
     pulled = sums.copy()
-    pulled[:, :2] -= known * displacement
+    pulled[:, :2] -= known[:, None] * displacement
     return _limited(_solved(pulled, damping + known), LARGEST_STEP_PX)
 
 

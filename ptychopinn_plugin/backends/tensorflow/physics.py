@@ -110,7 +110,7 @@ def shift_sums(
     miss: tf.Tensor,
     good: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """Return (B, 5) the sums of `position_correction.shift_sums` over field (B, P, N, N), sloped
+    """Return (B, 6) the sums of `position_correction.shift_sums` over field (B, P, N, N), sloped
     (B, 2, P, N, N), modulus and miss (B, N, N).
     """
     real = tf.math.real(field)[:, None] * tf.math.real(sloped)
@@ -119,5 +119,6 @@ def shift_sums(
     if good is not None:
         slope *= good
     y, x = slope[:, 0], slope[:, 1]
-    pairs = ((y, miss), (x, miss), (y, y), (x, x), (y, x))
+    missed = tf.reduce_sum(tf.square(slope), 1) * miss
+    pairs = ((y, miss), (x, miss), (y, y), (x, x), (y, x), (missed, miss))
     return tf.stack([tf.reduce_sum(a * b, (1, 2)) for a, b in pairs], 1)

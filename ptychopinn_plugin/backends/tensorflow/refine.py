@@ -223,7 +223,7 @@ class HostStep:
         miss: Float,
         plan: SweepPlan,
     ) -> Float:
-        """Return the `shift_sums` (B, 5) of a batch; miss falls no deeper than the step does."""
+        """Return the `shift_sums` (B, 6) of a batch; miss falls no deeper than the step does."""
         s = self.sweeper
         slopes = memory.shift_probe(s.slopes, batch.shift_px)
         waves = memory.aligned(slopes.shape)

@@ -107,7 +107,7 @@ def ramp_sums(modulus: Tensor, miss: Tensor, good: Tensor | None = None) -> Tens
 def shift_sums(
     field: Tensor, sloped: Tensor, modulus: Tensor, miss: Tensor, good: Tensor | None = None
 ) -> Tensor:
-    """Return (B, 5) the sums of `position_correction.shift_sums` over field (B, P, N, N), sloped
+    """Return (B, 6) the sums of `position_correction.shift_sums` over field (B, P, N, N), sloped
     (B, 2, P, N, N), modulus and miss (B, N, N).
     """
     slope = (field.real[:, None] * sloped.real + field.imag[:, None] * sloped.imag).sum(2)
@@ -115,5 +115,6 @@ def shift_sums(
     if good is not None:
         slope = slope * good
     y, x = slope[:, 0], slope[:, 1]
-    pairs = ((y, miss), (x, miss), (y, y), (x, x), (y, x))
+    missed = slope.square().sum(1) * miss
+    pairs = ((y, miss), (x, miss), (y, y), (x, x), (y, x), (missed, miss))
     return torch.stack([(a * b).sum((1, 2)) for a, b in pairs], 1)

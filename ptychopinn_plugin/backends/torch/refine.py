@@ -182,7 +182,7 @@ class Sweeper:
         miss: Tensor,
         plan: SweepPlan,
     ) -> Float:
-        """Return the `shift_sums` (B, 5) of a batch; miss falls no deeper than the step does."""
+        """Return the `shift_sums` (B, 6) of a batch; miss falls no deeper than the step does."""
         sloped = physics.shift_probe(self.slopes.flatten(0, 1), batch.shift_px)
         sloped = torch.fft.fft2(physics.illuminate(patches, sloped))
         sloped = sloped.unflatten(1, (2, len(self.probe)))
