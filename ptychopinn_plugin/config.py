@@ -209,6 +209,10 @@ class ReconstructionConfig:
     update_probe: bool = setting(
         False, 'Update probe', 'Let the sweeps improve the probe modes too.'
     )
+    correct_positions: bool = setting(
+        False, 'Correct positions',
+        'Let the sweeps move each pattern to where it fits, up to 6 px from its position.',
+    )  # fmt: skip
     probe_modes: int = setting(
         0, 'Probe modes',
         'Incoherent modes of the probe while it is updated; 0 keeps those of the scan.',

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from .geometry import windows
+from .grouping import Rows
 from .result import ObjectImage
 from .scaling import amplitudes
 from .scan import Array, Complex, Float, Scan
@@ -81,7 +82,7 @@ class FarField:
             values = np.fft.ifftshift(values, axes=(-2, -1))
         return np.ascontiguousarray(values, np.float32)
 
-    def measured(self, rows: NDArray[np.int64] | slice) -> Float:
+    def measured(self, rows: Rows) -> Float:
         """Return the amplitudes times N, (B, 1, N, N), of patterns; zero on bad pixels."""
         found = self._placed(amplitudes(self.scan.counts[rows]) * np.float32(self.side))
         if self.good is not None:
@@ -130,31 +131,35 @@ def corners_of(corner_px: NDArray[np.int64]) -> list[tuple[int, int]]:
 
 
 def predict(
-    transforms: Transforms, scan: Scan, image: ObjectImage, probe: Complex
+    transforms: Transforms,
+    scan: Scan,
+    image: ObjectImage,
+    probe: Complex,
+    rows: Rows | None = None,
 ) -> tuple[float, Callable[[int], Float]]:
-    """Return sum(|F| - sqrt(I))^2 / sum(I) over good pixels, and a function that predicts the
-    pattern of a row in counts, (N, N).
+    """Return sum(|F| - sqrt(I))^2 / sum(I) over the good pixels of some patterns, all by default,
+    and a function that predicts the pattern of a row in counts, (N, N).
     """
-    place = windows(scan, image.frame)
+    place, rows = windows(scan, image.frame), np.arange(len(scan)) if rows is None else rows
     far = FarField(transforms, scan, probe, BATCH)
 
-    def moduli(rows: slice) -> Float:
-        probes = far.light(far.shifted.coefficients(place.shift_px[rows]))
-        field = far.field(image.object, corners_of(place.corner_px[rows]), probes)
+    def moduli(part: Rows) -> Float:
+        probes = far.light(far.shifted.coefficients(place.shift_px[part]))
+        field = far.field(image.object, corners_of(place.corner_px[part]), probes)
         return far.moduli(field)
 
     error = 0.0
-    for start in range(0, len(scan), BATCH):
-        rows = slice(start, start + BATCH)
-        found = moduli(rows)
+    for start in range(0, len(rows), BATCH):
+        part = rows[start : start + BATCH]
+        found = moduli(part)
         if far.good is not None:
             found *= far.good
-        found -= far.measured(rows)
+        found -= far.measured(part)
         flat = found.reshape(-1)
         error += float(np.dot(flat, flat))
 
     def pattern(row: int) -> Float:
-        found = (moduli(slice(row, row + 1))[0, 0] / scan.side_px) ** 2
+        found = (moduli(np.array([row]))[0, 0] / scan.side_px) ** 2
         return found if far.even else np.fft.fftshift(found)
 
-    return error / scan.side_px**2 / float(scan.totals.sum()), pattern
+    return error / scan.side_px**2 / max(float(scan.totals[rows].sum()), 1), pattern

@@ -29,8 +29,12 @@ class Windows:
 
 def windows(scan: Scan, frame: Frame | None = None) -> Windows:
     """Return the windows of a scan in `frame` (the scan's own by default)."""
-    frame = frame or scan.frame
-    corner = scan.positions_px - (scan.side_px - 1) / 2 - np.asarray(frame.origin_px)
+    return windows_at(scan.positions_px, scan.side_px, frame or scan.frame)
+
+
+def windows_at(positions_px: Double, side_px: int, frame: Frame) -> Windows:
+    """Return the windows of patterns at positions (M, 2) in `frame`."""
+    corner = positions_px - (side_px - 1) / 2 - np.asarray(frame.origin_px)
     whole = np.rint(corner)
     return Windows(whole.astype(np.int64), (corner - whole).astype(np.float32))
 

@@ -22,6 +22,7 @@ from .backends import registry
 from .backends.base import Backend, EpochCallback, Model, StepCallback
 from .config import UNROLLED, ModelConfig, ReconstructionConfig, RuntimeConfig, TrainingConfig
 from .errors import ConfigError, DataError, require
+from .position_correction import moved_scan, with_room
 from .pretrained import pretrained
 from .probe_modes import adjusted
 from .result import ObjectImage, Reconstruction, Sweep
@@ -129,6 +130,9 @@ def reconstruct(
         clock.lap('sweeps')
         on_sweep(last)
         clock.lap('report')
+    if config.correct_positions:
+        scan = moved_scan(scan, last.positions_px, last.image.frame)
+        config = replace(config, correct_positions=False)
     error, pattern = backend.predict(scan, last.image, last.probe, runtime)
     example = len(scan) // 2
     result = Reconstruction(
@@ -140,6 +144,7 @@ def reconstruct(
         estimate=start.image,
         backend=backend.name,
         start=start.start,
+        positions_px=last.positions_px,
         example=example,
         measured=np.where(scan.bad_pixels, 0, scan.counts[example]).astype(np.float32),
         predicted=pattern(example),
@@ -184,6 +189,8 @@ def iterate(
     runtime: RuntimeConfig,
 ) -> Iterator[Sweep]:
     """Yield the start (number 0, its loss is its fourier_error), then every sweep."""
+    if reconstruction.correct_positions:
+        scan = with_room(scan)
     probe = normalised_probe(scan)
     if reconstruction.probe_modes:
         require(
@@ -197,7 +204,7 @@ def iterate(
     patches = None if model is None or model.config.architecture == UNROLLED else model
     name, image = _start(scan, patches, backend, reconstruction, runtime)
     error, _ = backend.predict(scan, image, probe, runtime)
-    yield Sweep(0, reconstruction.sweeps, image, probe, error, name)
+    yield Sweep(0, reconstruction.sweeps, image, probe, error, scan.positions_px, name)
     network = _network(model, reconstruction)
     yield from backend.refine(scan, image, probe, reconstruction, runtime, network)
 

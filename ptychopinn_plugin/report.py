@@ -125,7 +125,7 @@ def _draw_object(axes: Panels, reconstruction: Reconstruction, scan: Scan) -> No
     light, name = axes['weight'], 'Illumination weight'
     _draw_map(light, image.weight, image, name, 'of the maximum', {'cmap': 'inferno', 'vmin': 0})
     if len(scan) <= MANY_POSITIONS:
-        y, x = scan.positions_px.T
+        y, x = reconstruction.positions_px.T
         light.plot(x, y, '.', color='w', ms=1.5, alpha=0.6, scalex=False, scaley=False)
         light.set_title(f'{name} and positions', fontsize=10)
 

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from .scan import Complex, Float, Frame
+from .scan import Complex, Double, Float, Frame
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,8 @@ class Sweep:
     """The state after refinement sweep `number` of `total` (0 is the start, before any sweep).
 
     `image`, `probe` (P, N, N) and `loss`: the mean of sum(|F| - sqrt(I))^2 / sum(I) met during the
-    sweep. `start` says what sweep 0 is: 'network', 'gradients' or 'flat'.
+    sweep. `start` says what sweep 0 is: 'network', 'gradients' or 'flat'. `positions_px` (M, 2) are
+    the scan's own unless they are corrected.
     """
 
     number: int
@@ -69,6 +70,7 @@ class Sweep:
     image: ObjectImage
     probe: Complex
     loss: float
+    positions_px: Double
     start: str = ''
 
 
@@ -82,6 +84,7 @@ class Reconstruction:
     estimate          the start image (network or flat), before any sweep
     half_scan_frc50   where the Fourier ring correlation of two half scans first falls below 1/2
                       [share of Nyquist], or None
+    positions_px      (M, 2) where the patterns are: the scan's own unless they were corrected
     measured, predicted  (N, N) pattern in counts, for the figure; `example` is its row
     seconds           wall seconds by stage: load, start, sweeps, evaluate, total
     """
@@ -94,6 +97,7 @@ class Reconstruction:
     estimate: ObjectImage
     backend: str
     start: str
+    positions_px: Double
     seconds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     example: int = 0
     measured: Float | None = None

@@ -56,9 +56,13 @@ class SlowPhase:
     ) -> None:
         self.shape, self.side = shape, probe.shape[-1]
         self._grid = (fft.next_fast_len(shape[0], True), fft.next_fast_len(shape[1], True))
-        self._place = np.ravel_multi_index((corner_px[:, 0], corner_px[:, 1]), self._grid)
+        self.move(corner_px)
         power = (np.abs(probe) ** 2).sum(0)
         self._power = fft.rfft2((power / power.max()).astype(np.float32), self._grid)
+
+    def move(self, corner_px: NDArray[np.int64]) -> None:
+        """Put the patterns elsewhere, (M, 2)."""
+        self._place = np.ravel_multi_index((corner_px[:, 0], corner_px[:, 1]), self._grid)
 
     def phase(self, sums: Array) -> Float:
         """Return the phase (H, W) [rad] to add to the object, for the `ramp_sums` (M, 5)."""
@@ -149,5 +153,6 @@ def _sums_of_one(modulus: Float, miss: Float, good: Float) -> Float:
     slopes = np.zeros((2, *modulus.shape), np.float32)
     slopes[0, 1:-1] = modulus[2:] - modulus[:-2]
     slopes[1, :, 1:-1] = modulus[:, 2:] - modulus[:, :-2]
-    first = miss.reshape(len(miss), -1) @ slopes.reshape(2, -1).T
+    # Not by a matrix product: NumPy's threads spin, and slow those of a framework for a while.
+    first = np.einsum('bp,sp->bs', miss.reshape(len(miss), -1), slopes.reshape(2, -1))
     return np.concatenate([first, np.repeat(own[:, 2:], len(miss), 0)], 1)

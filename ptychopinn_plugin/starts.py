@@ -9,10 +9,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from . import reference
-from .geometry import relative_illumination, windows
+from .far_field import PLAIN, predict
+from .geometry import relative_illumination
 from .result import ObjectImage
-from .scaling import amplitudes, flat_transmission, normalised_probe
+from .scaling import flat_transmission, normalised_probe
 from .scan import Scan
 from .slow_phase import first_phase
 
@@ -47,9 +47,4 @@ def gradient_start(scan: Scan) -> ObjectImage:
 def sampled_error(scan: Scan, image: ObjectImage) -> float:
     """Return the fourier_error of an image over at most `SAMPLE` patterns, far from one another."""
     rows = np.linspace(0, len(scan) - 1, min(len(scan), SAMPLE)).astype(int)
-    at = windows(scan, image.frame)
-    patches = reference.extract(image.object, at.corner_px[rows], scan.side_px)
-    probes = reference.shift_probe(normalised_probe(scan), at.shift_px[rows])
-    miss = np.sqrt(reference.diffract(patches, probes)) - amplitudes(scan.counts[rows])
-    miss = miss[:, ~scan.bad_pixels]
-    return float((miss**2).sum() / max(scan.totals[rows].sum(), 1))
+    return predict(PLAIN, scan, image, normalised_probe(scan), rows)[0]

@@ -30,6 +30,7 @@ LARGEST_BATCH = 32
 # After these a network, where there is one, adds what it expects of an object; after the last it
 # takes off noise. Oftener it would push the object away from what the patterns say.
 NETWORK_SWEEPS = (1, 2)
+FIRST_MOVE = 2  # after this sweep there is an object that tells where patterns belong
 NETWORK_LAST = 0.5
 # Shifted probes are kept between sweeps; beyond this they are made anew for every batch.
 CACHE_BYTES = 1 << 30
@@ -50,6 +51,7 @@ class SweepPlan:
     correct   whether the slow phase is corrected after it
     momentum  by what share of its last change the object is pushed on before the next
     network   the share of its answer by which a network, where there is one, corrects the object
+    move      whether the positions are corrected after it
     """
 
     pace: float
@@ -57,9 +59,12 @@ class SweepPlan:
     correct: bool
     momentum: float
     network: float
+    move: bool = False
 
 
-def plan_sweep(number: int, total: int, *, slow_phase: bool = True) -> SweepPlan:
+def plan_sweep(
+    number: int, total: int, *, slow_phase: bool = True, correct_positions: bool = False
+) -> SweepPlan:
     """Return the plan of sweep `number` (from 1) of `total`."""
     half = total // 2
     last = min(1.0, max(SMALLEST_PACE, SETTLING_SWEEPS / total))
@@ -71,6 +76,7 @@ def plan_sweep(number: int, total: int, *, slow_phase: bool = True) -> SweepPlan
         correct=slow_phase and due(number) and number < total,
         momentum=MOMENTUM if moving else 0.0,
         network=NETWORK_LAST if number == total else float(number in NETWORK_SWEEPS),
+        move=correct_positions and FIRST_MOVE <= number < total,
     )
 
 

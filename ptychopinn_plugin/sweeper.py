@@ -12,7 +12,7 @@ The patterns of a batch are spread over the object, so that a batch steps nearly
 pattern at a time would, and the batches stay the same in every sweep, so that amplitudes and
 denominators are computed once. The order of the batches is drawn anew for every sweep.
 Between sweeps the slowly varying phase is corrected; see `slow_phase`. A network corrects the
-object where the plan says so; see `canvas`.
+object where the plan says so; see `canvas`. So are positions; see `position_correction`.
 
 On a CPU every back end takes the step here, `HostStep`, with its own transforms; on a GPU its own.
 """
@@ -32,8 +32,9 @@ from numpy.typing import NDArray
 from .canvas import Canvas
 from .config import ReconstructionConfig
 from .far_field import PLAIN, FarField, Transforms, corners_of, merge, predict
-from .geometry import windows
+from .geometry import Windows, windows
 from .grouping import Rows, spread_batches
+from .position_correction import Positions, shift_slopes, shift_sums
 from .probe_modes import orthogonal
 from .result import ObjectImage, Sweep
 from .scaling import amplitudes
@@ -51,7 +52,7 @@ from .sweep_plan import (
 
 logger = logging.getLogger(__name__)
 
-Ramps = Any  # the `ramp_sums` (B, 5) of a batch, an array or what becomes one
+Sums = Any  # `ramp_sums` (B, 5) or `shift_sums` (B, 6), an array or what becomes one, or None
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,14 +72,19 @@ class Batch:
 class Step(Protocol):
     """Corrects the object (and the probe) of a `Sweeper` by one batch."""
 
-    def __call__(self, number: int, plan: SweepPlan) -> tuple[float, Ramps]:
-        """Take batch `number`; return sum(|F| - sqrt(I))^2 and, when asked, the `ramp_sums`."""
+    def __call__(self, number: int, plan: SweepPlan) -> tuple[float, Sums, Sums]:
+        """Take batch `number`; return sum(|F| - sqrt(I))^2 and, when asked, the `ramp_sums` and the
+        `shift_sums`.
+        """
 
     def hand_over(self) -> None:
         """Bring object and probe to the sweeper."""
 
     def take_over(self) -> None:
         """Take object and probe from the sweeper."""
+
+    def take_places(self) -> None:
+        """Take the places of the batches from the sweeper."""
 
 
 class Sweeper:
@@ -104,6 +110,8 @@ class Sweeper:
         self.used = len(self.batches)
         if held is not None:
             self.batches += _batches(scan, self.size, np.setdiff1d(np.arange(len(scan)), held))
+        self.positions = Positions(scan) if config.correct_positions else None
+        self.slopes = probe[None]
         self.slow = self._slow_phase()
         self.power = float((np.abs(probe) ** 2).sum())
         self.last = self.object.copy()
@@ -114,9 +122,12 @@ class Sweeper:
         way. Then correct the slow phase, if planned, by the displacements met on the way.
         """
         error = 0.0
-        ramps: list[Ramps] = [None] * self.used
+        ramps: list[Sums] = [None] * self.used
+        moves: list[Sums] = [None] * self.used
+        if plan.move:
+            self.slopes = shift_slopes(self.probe)
         for number in self.rng.permutation(self.used):
-            missed, ramps[number] = self.step(int(number), plan)
+            missed, ramps[number], moves[number] = self.step(int(number), plan)
             error += missed
         self.step.hand_over()
         if self.update_probe:
@@ -125,6 +136,8 @@ class Sweeper:
             phase = self.slow.phase(np.concatenate(ramps))
             self.object *= np.cos(phase) + 1j * np.sin(phase)
         self.step.take_over()
+        if plan.move:
+            self._move_patterns(np.concatenate(moves))
         return error / self.counts
 
     def use_all(self) -> None:
@@ -135,8 +148,22 @@ class Sweeper:
     @property
     def counts(self) -> float:
         """The counts of the patterns in use."""
-        rows = np.concatenate([b.rows for b in self.batches[: self.used]])
-        return float(self.scan.totals[rows].sum())
+        return float(self.scan.totals[self._rows].sum())
+
+    @property
+    def _rows(self) -> Rows:
+        return np.concatenate([b.rows for b in self.batches[: self.used]])
+
+    def _move_patterns(self, sums: Float) -> None:
+        """Correct the positions, and what depends on them."""
+        assert self.positions is not None
+        ordered = np.zeros((len(self.scan), sums.shape[1]), sums.dtype)
+        ordered[self._rows] = sums
+        self.positions.correct(ordered)
+        place = self.positions.windows
+        self.batches = [_batch(b.rows, place) for b in self.batches]
+        self.slow.move(place.corner_px[self._rows])
+        self.step.take_places()
 
     def _slow_phase(self) -> SlowPhase:
         corner_px = np.concatenate([b.corner_px for b in self.batches[: self.used]])
@@ -195,18 +222,25 @@ class HostStep:
         self.sweeper, self.transforms = sweeper, transforms
         largest = max(len(b.rows) for b in sweeper.batches)
         self.far = FarField(transforms, sweeper.scan, sweeper.probe, largest)
-        self.coefficients = [self.far.shifted.coefficients(b.shift_px) for b in sweeper.batches]
         self.miss = np.empty_like(self.far.modulus)
         self.light = np.zeros(sweeper.object.shape, np.float32)
         # Amplitudes and denominators are kept between sweeps while they fit.
         held = 8 * len(sweeper.scan) * sweeper.side**2 <= CACHE_BYTES
         self.measured: dict[int, Float] | None = {} if held else None
         self.shares: dict[int, Float] | None = {} if held and not sweeper.update_probe else None
+        self.slopes: FarField | None = None
+        self.take_places()
 
-    def __call__(self, number: int, plan: SweepPlan) -> tuple[float, Float | None]:
-        """Correct the object (and the probe) by one batch; return sum(|F| - sqrt(I))^2 and, when
-        asked, the `ramp_sums`.
-        """
+    def take_places(self) -> None:
+        """Take the places of the batches from the sweeper, and forget what depended on them."""
+        batches = self.sweeper.batches
+        self.coefficients = [self.far.shifted.coefficients(b.shift_px) for b in batches]
+        self.slopes = None
+        if self.shares is not None:
+            self.shares.clear()
+
+    def __call__(self, number: int, plan: SweepPlan) -> tuple[float, Float | None, Float | None]:
+        """Correct the object (and the probe) by one batch; see `Step`."""
         s, far, batch = self.sweeper, self.far, self.sweeper.batches[number]
         count, corners = len(batch.rows), batch.corners
         probes = far.light(self.coefficients[number])
@@ -221,6 +255,7 @@ class HostStep:
         flat = miss.reshape(-1)
         error = float(np.dot(flat, flat)) / s.side**2
         ramps = far.ramps(modulus, miss) if plan.correct else None
+        moves = self._shift_sums(number, field, modulus, miss, plan) if plan.move else None
         modulus += np.float32(1e-6)
         miss /= modulus
         if plan.fall < 1:
@@ -237,7 +272,22 @@ class HostStep:
         patches = waves[:, 0] if waves.shape[1] == 1 else waves.sum(1)
         patches *= share
         merge(s.object, corners, patches)
-        return error, ramps
+        return error, ramps, moves
+
+    def _shift_sums(
+        self, number: int, field: Complex, modulus: Float, miss: Float, plan: SweepPlan
+    ) -> Float:
+        """Return the `shift_sums` (B, 6) of a batch; miss falls no deeper than the step does."""
+        s, far = self.sweeper, self.far
+        if self.slopes is None:
+            modes = s.slopes.reshape(-1, s.side, s.side)
+            self.slopes = FarField(self.transforms, s.scan, modes, len(self.miss))
+        slopes = self.slopes
+        probes = slopes.light(slopes.shifted.coefficients(s.batches[number].shift_px))
+        sloped = slopes.field(s.object, s.batches[number].corners, probes)
+        sloped = sloped.reshape(len(field), 2, *s.probe.shape)
+        fallen = np.maximum(miss, np.float32(-plan.fall) * modulus)
+        return shift_sums(field, sloped, modulus[:, 0], fallen[:, 0], far.good)
 
     def _share(self, batch: Batch, probes: Complex) -> Float:
         """Return 1 / ((1 - a) sum_j |P_j|^2 + a max|P|^2) on the windows of a batch, (B, N, N)."""
@@ -281,7 +331,11 @@ def _batches(scan: Scan, size: int, held: Rows | None = None) -> list[Batch]:
     if held is not None:
         rows = np.setdiff1d(rows, held)
     spread = (rows[k] for k in spread_batches(scan.positions_px[rows], size))
-    return [Batch(k, place.corner_px[k], place.shift_px[k]) for k in spread]
+    return [_batch(k, place) for k in spread]
+
+
+def _batch(rows: Rows, place: Windows) -> Batch:
+    return Batch(rows, place.corner_px[rows], place.shift_px[rows])
 
 
 def refine(
@@ -297,18 +351,23 @@ def refine(
     """
     held = held_out(len(scan), config.seed) if config.held_out_stop else None
     sweeper = Sweeper(scan, start, probe, config, make_step, held)
-    corrector = None if run is None else partial(Canvas(scan, probe).corrected, run)
+    positions, canvas = sweeper.positions, None if run is None else Canvas(scan, probe)
     watched = None if held is None else scan.take(held)
     errors: list[float] = []
     last, number, total = start.object, 0, config.sweeps
     while number < total:
         number += 1
-        plan = plan_sweep(number, total, slow_phase=config.slow_phase)
+        plan = plan_sweep(
+            number, total,
+            slow_phase=config.slow_phase, correct_positions=config.correct_positions,
+        )  # fmt: skip
         loss = sweeper.sweep(plan)
         found = sweeper.object.copy()
-        if corrector is not None and plan.network:
-            found = corrector(
-                found, last, loss=loss, pace=plan.pace, number=number, share=plan.network
+        if canvas is not None and run is not None and plan.network:
+            if positions is not None:
+                canvas = Canvas(positions.scan, probe)
+            found = canvas.corrected(
+                run, found, last, loss=loss, pace=plan.pace, number=number, share=plan.network
             )
             sweeper.replace(found)
         last = found
@@ -319,5 +378,6 @@ def refine(
                 total, watched = min(total, 2 * number), None
                 logger.info('Settling after sweep %d of %d', number, total)
                 sweeper.use_all()
-        yield Sweep(number, total, image, sweeper.probe.copy(), loss)
+        where_px = scan.positions_px if positions is None else positions.px
+        yield Sweep(number, total, image, sweeper.probe.copy(), loss, where_px)
         sweeper.push(plan.momentum)

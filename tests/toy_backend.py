@@ -24,6 +24,13 @@ def pause():
     time.sleep(float(os.environ.get(STEP_S, '0')))
 
 
+def displacement(scan):
+    """Return by how much the toy moves the patterns, (M, 2) [px]: in turn, and one way in y and
+    another in x.
+    """
+    return np.where(np.arange(len(scan)) % 2, 1.0, -1.0)[:, None] * [3.0, -4.0]
+
+
 class ToyBackend:
     """Epochs that count down, an estimate of ones, sweeps that walk to the true object."""
 
@@ -63,9 +70,13 @@ class ToyBackend:
             share = number / reconstruction.sweeps
             truth = scan.true_object if scan.true_object is not None else 0.5 * start.object
             object_ = (1 - share) * start.object + share * truth
+            positions = scan.positions_px
+            if reconstruction.correct_positions:
+                positions = positions + share * displacement(scan)
             yield Sweep(
-                number, reconstruction.sweeps, replace(start, object=object_), probe, 1 - share
-            )
+                number, reconstruction.sweeps, replace(start, object=object_), probe, 1 - share,
+                positions,
+            )  # fmt: skip
 
     def predict(self, scan, image, probe, runtime):
         return 0.5, lambda row: scan.counts[row].astype(np.float32)

@@ -66,6 +66,10 @@ def reconstruct(args: argparse.Namespace) -> Report:
         'start_fourier_error': result.start_fourier_error,
         'losses': list(result.losses),
     }
+    if config.correct_positions:
+        moved = np.hypot(*(result.positions_px - scan.positions_px).T)
+        report['mean_displacement_px'] = float(moved.mean())
+        report['max_displacement_px'] = float(moved.max())
     if result.image.uncertainty is not None:
         lit = result.weight > LIT * result.weight.max()
         report['phase_sigma_rad'] = float(np.median(result.image.uncertainty[lit]))
@@ -91,7 +95,9 @@ def _phase_ssim(image: ObjectImage, scan: Scan) -> float:
     structure.
     """
     assert scan.true_object is not None
-    score = scores.compare(image.object, scan.true_object, image.weight)
+    truth = scan.true_object
+    whole = ObjectImage(truth, np.ones(truth.shape, np.float32), scan.frame.origin_px)
+    score = scores.compare(*scores.overlap(image, whole))  # corrected positions take more room
     return float(score.phase_ssim)
 
 
@@ -105,6 +111,11 @@ def _tell_reconstruction(report: Report) -> None:
         f'start {seconds["start"]:.1f} s, sweeps {seconds.get("sweeps", 0):.1f} s, '
         f'total {seconds["total"]:.1f} s'
     )
+    if 'mean_displacement_px' in report:
+        say(
+            f'positions corrected by {report["mean_displacement_px"]:.2f} px on average, at most '
+            f'{report["max_displacement_px"]:.2f} px'
+        )
     if 'phase_sigma_rad' in report:
         say(
             f'half scans: phase known to {report["phase_sigma_rad"]:.3g} rad (median), alike up to '

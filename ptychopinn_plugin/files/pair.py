@@ -42,7 +42,7 @@ def save_pair(scan: Scan, folder: Path) -> None:
     guess = object_array(scan)
     image = ObjectImage(guess, np.empty(0, np.float32), scan.frame.origin_px)
     with atomic_path(folder / PRODUCT_FILE) as part, h5py.File(part, 'w') as h5:
-        write_product(h5, placed, image, scan.probe, scan.name)
+        write_product(h5, placed, image, scan.probe, scan.name, scan.positions_px)
         if nominal:
             h5.attrs['comments'] = NOMINAL
             logger.warning('%s %g nm pixels were taken', NOMINAL, NOMINAL_PIXEL_M * 1e9)

@@ -110,7 +110,10 @@ def save_product(
     import h5py
 
     with atomic_path(path) as part, h5py.File(part, 'w') as h5:
-        write_product(h5, scan, reconstruction.image, reconstruction.probe, name or scan.name)
+        write_product(
+            h5, scan, reconstruction.image, reconstruction.probe, name or scan.name,
+            reconstruction.positions_px,
+        )  # fmt: skip
         h5.attrs['comments'] = comments
         h5[WEIGHT_KEY] = reconstruction.image.weight.astype(np.float32)
         del h5['loss_epochs'], h5['loss_values']
@@ -118,11 +121,13 @@ def save_product(
         h5['loss_values'] = np.asarray(reconstruction.losses, np.float64)
 
 
-def write_product(h5: Any, scan: Scan, image: ObjectImage, probe: Complex, name: str) -> None:
+def write_product(
+    h5: Any, scan: Scan, image: ObjectImage, probe: Complex, name: str, positions_px: Double
+) -> None:
     """Write everything that the host reads of a product, without losses."""
     size = scan_pixel_size_m(scan) or (UNKNOWN_PIXEL_M, UNKNOWN_PIXEL_M)
     _write_metadata(h5, scan, probe, name)
-    positions_m = metres(scan, scan.positions_px, size)
+    positions_m = metres(scan, positions_px, size)
     h5['probe_position_indexes'] = scan.scan_index
     h5['probe_position_x_m'] = positions_m[:, 1]
     h5['probe_position_y_m'] = positions_m[:, 0]
@@ -152,6 +157,7 @@ def save_reconstruction_npz(path: Source, reconstruction: Reconstruction) -> Non
             weight=image.weight.astype(np.float32),
             probe=reconstruction.probe.astype(np.complex64),
             origin_px=np.asarray(image.origin_px, np.float64),
+            positions_px=reconstruction.positions_px,
             losses=np.asarray(reconstruction.losses, np.float64),
             fourier_error=np.float64(reconstruction.fourier_error),
             start_fourier_error=np.float64(reconstruction.start_fourier_error),

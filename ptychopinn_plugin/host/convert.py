@@ -14,6 +14,7 @@ import numpy as np
 from ptychodus.api.geometry import PixelGeometry
 from ptychodus.api.object import Object, ObjectCenter
 from ptychodus.api.probe import ProbeSequence
+from ptychodus.api.probe_positions import ProbePositionSequence
 from ptychodus.api.product import LossValue, Product
 from ptychodus.api.reconstruct import ReconstructInput
 
@@ -66,17 +67,19 @@ def product_of_sweep(
     losses: Sequence[float],
     *,
     update_probe: bool,
+    correct_positions: bool = False,
 ) -> Product:
     """Return the host's product of a sweep.
 
-    Frame, pixel size, positions and metadata are the input's. The probe is the input's times one
-    real factor, so that probe times object predicts counts, unless the sweeps update it.
+    Pixel size and metadata are the input's, and so are positions and frame unless the sweeps
+    correct positions. The probe is the input's times one real factor, so that probe times object
+    predicts counts, unless the sweeps update it.
     """
     given = parameters.product
     obj, probes = given.object_, given.probes
     return Product(
         metadata=given.metadata,
-        probe_positions=given.probe_positions,
+        probe_positions=_moved(given, scan, sweep) if correct_positions else given.probe_positions,
         probes=_updated(probes, sweep) if update_probe else _scaled(probes, scan, sweep),
         object_=Object(
             array=sweep.image.object[np.newaxis],
@@ -110,6 +113,17 @@ def _our_product(product: Product) -> files.Product:
         object_centre_m=(centre.y_m, centre.x_m),
         detector_distance_m=product.metadata.detector_distance_m or None,
         photon_energy_eV=_energy(product) or None,
+    )
+
+
+def _moved(product: Product, scan: Scan, sweep: Sweep) -> ProbePositionSequence:
+    pixel = product.object_.get_pixel_geometry()
+    moved = sweep.positions_px - scan.positions_px
+    return ProbePositionSequence(
+        [
+            replace(p, y_m=p.y_m + float(y) * pixel.height_m, x_m=p.x_m + float(x) * pixel.width_m)
+            for p, (y, x) in zip(product.probe_positions, moved, strict=True)
+        ]
     )
 
 

@@ -103,8 +103,10 @@ def reconstruction(
     waiting: Sweep | None = None
 
     def output(sweep: Sweep) -> ReconstructOutput:
-        update = job.reconstruction.update_probe
-        product = product_of_sweep(parameters, job.scan, sweep, losses, update_probe=update)
+        product = product_of_sweep(
+            parameters, job.scan, sweep, losses, update_probe=job.reconstruction.update_probe,
+            correct_positions=job.reconstruction.correct_positions,
+        )  # fmt: skip
         # One yield alone is all of the work; the start of several is none of it.
         return ReconstructOutput(product, sweep.number if sweep.total else 1)
 

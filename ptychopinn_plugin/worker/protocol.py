@@ -199,6 +199,7 @@ def encode(event: Event, folder: Path) -> bytes:
 def _sweep_facts(sweep: Sweep, folder: Path) -> dict[str, Any]:
     stem = f'state-{sweep.number:06d}'
     np.save(folder / f'{stem}.object.npy', sweep.image.object, allow_pickle=False)
+    np.save(folder / f'{stem}.positions.npy', sweep.positions_px, allow_pickle=False)
     np.save(folder / f'{stem}.probe.npy', sweep.probe, allow_pickle=False)
     if sweep.number == 0:  # the sweeps do not change it
         np.save(folder / 'weight.npy', sweep.image.weight, allow_pickle=False)
@@ -230,11 +231,12 @@ class Decoder:
 
     def _sweep(self, facts: Mapping[str, Any]) -> Sweep:
         stem = f'state-{facts["number"]:06d}'
-        obj, probe = self._take(f'{stem}.object.npy'), self._take(f'{stem}.probe.npy')
+        obj, positions = self._take(f'{stem}.object.npy'), self._take(f'{stem}.positions.npy')
+        probe = self._take(f'{stem}.probe.npy')
         if self._weight is None:
             self._weight = self._take('weight.npy')
         image = ObjectImage(obj, self._weight, tuple(facts['origin_px']))
-        return Sweep(facts['number'], facts['total'], image, probe, facts['loss'])
+        return Sweep(facts['number'], facts['total'], image, probe, facts['loss'], positions)
 
     def _take(self, name: str) -> Array:
         file = self._folder / name

@@ -20,6 +20,7 @@ from ptychopinn_plugin.config import (
 from ptychopinn_plugin.errors import ConfigError, DataError, ModelFileError, TrainingError
 from ptychopinn_plugin.metrics import compare
 from ptychopinn_plugin.network_weights import weight_shapes
+from ptychopinn_plugin.position_correction import with_room
 from ptychopinn_plugin.probe_modes import adjusted
 from ptychopinn_plugin.result import ObjectImage
 from ptychopinn_plugin.scaling import normalised_probe
@@ -436,6 +437,40 @@ class TestRefine:
         assert np.linalg.norm(first) > np.linalg.norm(second) > 0
         assert abs(np.vdot(first, second)) < 1e-3 * np.vdot(first, first).real
 
+    @pytest.mark.parametrize('settings', [{}, {'modes': 2, 'bad_fraction': 0.02}])
+    @pytest.mark.parametrize('update_probe', [False, True])
+    def test_mismeasured_positions_are_corrected(self, backend, settings, update_probe):
+        """PH-17: also at the rim, and without carrying the probe off."""
+        scan = simulate_scan(
+            Simulation(pattern_size_px=32, object_size_px=90, patterns=200, seed=3, **settings)
+        )
+        off = np.random.default_rng(0).normal(0, 0.7, (len(scan), 2))
+        wrong = replace(with_room(scan), positions_px=scan.positions_px + off)
+        _, without = self.refine(backend, wrong, sweeps=15)
+        _, sweeps = self.refine(
+            backend, wrong, sweeps=15, correct_positions=True, update_probe=update_probe
+        )
+        left = sweeps[-1].positions_px - scan.positions_px
+        np.testing.assert_allclose(left.mean(0), off.mean(0), atol=1e-9)
+        left = np.hypot(*(left - left.mean(0)).T)
+        assert np.median(left) < 0.1
+        assert sweeps[-1].loss < 0.5 * without[-1].loss
+        assert (sweeps[-1].positions_px == sweeps[-2].positions_px).all()  # as the object saw them
+        probe = sweeps[-1].probe
+        shift = centre(probe) - centre(normalised_probe(scan))
+        np.testing.assert_allclose(shift, 0, atol=0.2)
+
+    def test_right_positions_stay(self, backend, small_scan):
+        scan = with_room(small_scan)
+        _, without = self.refine(backend, scan)
+        _, sweeps = self.refine(backend, scan, correct_positions=True)
+        assert np.abs(sweeps[-1].positions_px - scan.positions_px).max() < 0.02
+        assert sweeps[-1].loss < 1.02 * without[-1].loss
+
+    def test_positions_are_the_scans_own_when_they_are_not_corrected(self, backend, small_scan):
+        _, sweeps = self.refine(backend, small_scan, sweeps=3)
+        assert all((s.positions_px == small_scan.positions_px).all() for s in sweeps)
+
     def test_flipped_positions_fit_worse(self, backend, small_scan):
         flipped = small_scan.positions_px.copy()
         flipped[:, 0] = flipped[:, 0].min() + flipped[:, 0].max() - flipped[:, 0]
@@ -468,6 +503,13 @@ class TestPredict:
         image = starts.flat_start(small_scan)
         error, _ = backend.predict(small_scan, image, normalised_probe(small_scan), RUNTIME)
         assert error > 0.02
+
+
+def centre(probe):
+    """Return the centre of mass (y, x) [px] of the light of a probe (P, N, N)."""
+    power = (np.abs(probe) ** 2).sum(0)
+    axis = np.arange(len(power))
+    return np.array([power.sum(1) @ axis, power.sum(0) @ axis]) / power.sum()
 
 
 def fresh(config):

@@ -18,6 +18,7 @@ import pytest
 from ptychodus.api.object import Object, ObjectCenter
 from ptychodus.api.product import Product
 from ptychodus.api.reconstruct import ReconstructInput
+from toy_backend import displacement
 
 from ptychopinn_plugin.archive import load_model
 from ptychopinn_plugin.errors import (
@@ -81,6 +82,30 @@ def test_reconstruct_yields_the_start_and_every_sweep(loaded, small_scan):
     assert out.object_.dtype == np.complex64
     assert list(out.probe_positions) == list(given.probe_positions)
     assert replace(out.metadata, name='') == replace(given.metadata, name='')
+
+
+def test_corrected_positions_are_in_the_product(loaded, small_scan):
+    """In the host's metres, in its order, on the pixels of an object that holds them all."""
+    core, product = loaded
+    for key, value in (('Sweeps', 2), ('Start', 'flat'), ('CorrectPositions', True)):
+        set_value(core, 'Reconstruction', key, value)
+    out = product.reconstruct_local(algorithm=PINN, block=True).get_product()
+    given = product.get_product()
+    pixel, off = out.object_.get_pixel_geometry(), displacement(small_scan)
+    for before, after, (y, x) in zip(given.probe_positions, out.probe_positions, off, strict=True):
+        assert after.index == before.index
+        assert after.y_m - before.y_m == pytest.approx(y * pixel.height_m, rel=1e-6)
+        assert after.x_m - before.x_m == pytest.approx(x * pixel.width_m, rel=1e-6)
+    geometry, side = out.object_.get_geometry(), small_scan.side_px
+    assert (geometry.height_px, geometry.width_px) > small_scan.frame.shape
+    for points, scale in ((out.probe_positions, 1), (given.probe_positions, 0)):
+        y = geometry.map_probe_positions_to_object_y_px(points)
+        x = geometry.map_probe_positions_to_object_x_px(points)
+        corner = np.stack([y, x], 1) - (side - 1) / 2
+        assert (corner > -1).all()
+        assert (corner + side < np.array(out.object_.get_array().shape[1:]) + 1).all()
+        moved = np.stack([y, x], 1) - small_scan.positions_px - scale * off
+        np.testing.assert_allclose(moved, moved[:1].repeat(len(moved), 0), atol=1e-3)
 
 
 def test_every_yield_has_its_own_progress_losses_and_picture(reconstructor, parameters, loaded):

@@ -11,7 +11,7 @@ from importlib import import_module
 
 import numpy as np
 
-from ptychopinn_plugin import batching, canvas_training, slow_phase
+from ptychopinn_plugin import batching, canvas_training, position_correction, slow_phase
 from ptychopinn_plugin.backends import registry
 from ptychopinn_plugin.backends.base import Model
 from ptychopinn_plugin.canvas_plan import INPUTS
@@ -172,6 +172,13 @@ def physics(name, framework, given):
     miss = (modulus[::-1] - modulus) * allowed
     out['ramp_sums'] = a(module.ramp_sums(t(modulus), t(miss), good))
     out['ramp_sums_numpy'] = slow_phase.ramp_sums(modulus, miss, allowed)
+    slopes = position_correction.shift_slopes(given['probe'])
+    field = np.fft.fft2(a(module.illuminate(patches, probes))).astype(np.complex64)
+    sloped = module.shift_probe(t(slopes.reshape(-1, side, side)), shift)
+    sloped = np.fft.fft2(a(module.illuminate(patches, sloped))).astype(np.complex64)
+    waves = field, sloped.reshape(len(field), 2, *given['probe'].shape)
+    out['shift_sums'] = a(module.shift_sums(*map(t, waves), t(modulus), t(miss), good))
+    out['shift_sums_numpy'] = position_correction.shift_sums(*waves, modulus, miss, allowed)
     for key, loss in losses.LOSSES.items():
         out[f'{key}_loss'] = a(loss(expected, counts, good))
 
@@ -273,19 +280,22 @@ def reconstruction(name, scan):
     probe = normalised_probe(scan)
     estimate = backend.estimate(scan, model, ReconstructionConfig(), RUNTIME)
     out = {'estimate': estimate.object, 'estimate_weight': estimate.weight}
-    for key, start, update, sweeps in (
-        ('sweep', estimate, False, 1),
-        ('probe_sweep', estimate, True, 3),
-        ('refined', estimate, False, 5),
-        ('flat', flat_start(scan), False, 20),
+    for key, start, sweeps, how in (
+        ('sweep', estimate, 1, {}),
+        ('probe_sweep', estimate, 3, {'update_probe': True}),
+        ('refined', estimate, 5, {}),
+        ('moved', estimate, 5, {'correct_positions': True}),
+        ('flat', flat_start(scan), 20, {}),
     ):
-        settings = ReconstructionConfig(sweeps=sweeps, update_probe=update)
+        settings = ReconstructionConfig(sweeps=sweeps, **how)
         *_, last = backend.refine(scan, start, probe, settings, RUNTIME)
-        error, pattern = backend.predict(scan, last.image, last.probe, RUNTIME)
+        moved = position_correction.moved_scan(scan, last.positions_px, scan.frame)
+        error, pattern = backend.predict(moved, last.image, last.probe, RUNTIME)
         out |= {
             f'{key}_object': last.image.object,
             f'{key}_probe': last.probe,
             f'{key}_loss': np.array(last.loss),
+            f'{key}_positions': last.positions_px,
             f'{key}_error': np.array(error),
             f'{key}_pattern': pattern(3),
         }
@@ -298,8 +308,12 @@ def on_device(name, scan, start, probe):
         import_module(f'ptychopinn_plugin.backends.{name}.{m}') for m in ('evaluate', 'refine')
     )
     out = {}
-    for key, update in (('device', False), ('device_probe', True)):
-        settings = ReconstructionConfig(sweeps=3, update_probe=update)
+    for key, asked in (
+        ('device', {}),
+        ('device_probe', {'update_probe': True}),
+        ('device_moved', {'correct_positions': True}),
+    ):
+        settings = ReconstructionConfig(sweeps=3, **asked)
         for where, whole in (('graph', True), ('memory', False)):
             if name == 'torch':
                 import torch
@@ -312,6 +326,7 @@ def on_device(name, scan, start, probe):
             out |= {
                 f'{key}_{where}_object': last.image.object,
                 f'{key}_{where}_probe': last.probe,
+                f'{key}_{where}_positions': last.positions_px,
                 f'{key}_{where}_errors': np.array([error, last.loss]),
                 f'{key}_{where}_pattern': pattern(3),
             }

@@ -33,7 +33,9 @@ def refine(scan, start, probe, config):
     for number in range(1, config.sweeps + 1):
         noise = rng.normal(size=(2, *truth.shape)) * NOISE
         object_ = (truth + noise[0] + 1j * noise[1]).astype(np.complex64)
-        yield Sweep(number, config.sweeps, replace(start, object=object_), probe, 0.01)
+        yield Sweep(
+            number, config.sweeps, replace(start, object=object_), probe, 0.01, scan.positions_px
+        )
 
 
 def test_supervised_what_is_missing_leads_to_the_truth(small_scan):

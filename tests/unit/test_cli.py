@@ -10,6 +10,7 @@ import time
 import h5py
 import numpy as np
 import pytest
+from toy_backend import displacement
 
 from ptychopinn_plugin import files, load_model, load_scan
 from ptychopinn_plugin.cli import main
@@ -36,6 +37,26 @@ def run(capsys, *argv):
     out, err = capsys.readouterr()
     last = out.strip().splitlines()[-1] if out.strip() else ''
     return code, json.loads(last) if last.startswith('{') else None, err
+
+
+def test_corrected_positions_are_reported_and_written(toy, scan_file, small_scan, tmp_path, capsys):
+    target = tmp_path / 'out.npz'
+    code, report, err = run(
+        capsys, 'reconstruct', scan_file, '--correct-positions', '--sweeps', 2, '--output', target,
+        '--figure', tmp_path / 'out.png', '--uncertainty', '--json',
+    )  # fmt: skip
+    assert code == 0
+    assert report['mean_displacement_px'] == pytest.approx(5)
+    assert report['max_displacement_px'] == pytest.approx(5)
+    assert report['phase_ssim'] <= 1
+    assert 'positions corrected by 5.00 px on average, at most 5.00 px' in err
+    with np.load(target) as stored:
+        moved = stored['positions_px'] - small_scan.positions_px
+        np.testing.assert_allclose(moved, displacement(small_scan))
+        assert stored['uncertainty'].shape == stored['object'].shape
+    code, report, _ = run(capsys, 'reconstruct', scan_file, '--sweeps', 2, '--output', target)
+    with np.load(target) as stored:
+        np.testing.assert_allclose(stored['positions_px'], small_scan.positions_px)
 
 
 def test_train_then_reconstruct(toy, scan_file, tmp_path, capsys):

@@ -54,7 +54,15 @@ def result_of(scan, **more):
         scan.frame.origin_px,
     )
     made = Reconstruction(
-        image, scan.probe * 3, (0.5, 0.25, 0.125), 0.12, 0.5, image, 'toy', 'flat'
+        image,
+        scan.probe * 3,
+        (0.5, 0.25, 0.125),
+        0.12,
+        0.5,
+        image,
+        'toy',
+        'flat',
+        scan.positions_px + np.array([0.25, -0.5]),
     )
     return replace(made, **more)
 
@@ -71,7 +79,7 @@ def test_the_host_reads_the_product(tmp_path, geometry, suffix):
     grid = product.object_.get_geometry()
     y = grid.map_probe_positions_to_object_y_px(product.probe_positions)
     x = grid.map_probe_positions_to_object_x_px(product.probe_positions)
-    want = scan.positions_px - scan.frame.origin_px
+    want = result.positions_px - scan.frame.origin_px
     np.testing.assert_allclose(np.stack([y, x], 1), want, atol=1e-6)
     np.testing.assert_array_equal(product.probe_positions.get_indexes(), scan.scan_index)
     np.testing.assert_array_equal(product.object_.get_layer(0), result.image.object)

@@ -41,6 +41,7 @@ def result(scan):
     pattern = scan.counts[3].astype(np.float32)
     return Reconstruction(
         image, scan.probe, (0.3, 0.2, 0.1), 0.05, 0.3, image, 'torch', 'network',
+        scan.positions_px,
         example=3, measured=pattern, predicted=0.9 * pattern,
     )  # fmt: skip
 

@@ -72,6 +72,12 @@ def test_settled_is_when_a_sweep_gains_nothing():
     assert not settled([1.0, 1.0, 1.0])  # too early to say
 
 
+def test_positions_are_corrected_once_there_is_an_object_and_never_at_the_end():
+    assert [k for k, p in enumerate(plans(5, correct_positions=True), 1) if p.move] == [2, 3, 4]
+    assert not any(p.move for p in plans(2, correct_positions=True))
+    assert not any(p.move for p in plans(20))
+
+
 def test_few_photons_are_regularised_more():
     probe = make_probe('zone-plate', 64, 1)
     found = [regularisation(probe * np.sqrt(photons)) for photons in (1e3, 1e5, 1.5e5, 1e8)]

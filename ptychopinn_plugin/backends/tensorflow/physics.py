@@ -109,3 +109,24 @@ def centred_ramp_sums(
     """Return the same of arrays that have the zero frequency first."""
     middle, missed = (tf.signal.fftshift(v, axes=(-2, -1)) for v in (modulus, miss))
     return ramp_sums(middle, missed, None if good is None else tf.signal.fftshift(good))
+
+
+def shift_sums(
+    field: tf.Tensor,
+    sloped: tf.Tensor,
+    modulus: tf.Tensor,
+    miss: tf.Tensor,
+    good: tf.Tensor | None = None,
+) -> tf.Tensor:
+    """Return (B, 6) the sums of `position_correction.shift_sums` over field (B, P, N, N), sloped
+    (B, 2, P, N, N), modulus and miss (B, N, N).
+    """
+    real = tf.math.real(field)[:, None] * tf.math.real(sloped)
+    slope = tf.reduce_sum(real + tf.math.imag(field)[:, None] * tf.math.imag(sloped), 2)
+    slope /= modulus[:, None] + 1e-6
+    if good is not None:
+        slope *= good
+    y, x = slope[:, 0], slope[:, 1]
+    missed = tf.reduce_sum(tf.square(slope), 1) * miss
+    pairs = ((y, miss), (x, miss), (y, y), (x, x), (y, x), (missed, miss))
+    return tf.stack([tf.reduce_sum(a * b, (1, 2)) for a, b in pairs], 1)

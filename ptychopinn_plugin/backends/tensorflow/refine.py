@@ -36,22 +36,34 @@ class DeviceStep:
             self._step, input_signature=[*where, amplitude, field, field, pace]
         )
         self.lights = tf.function(self._lighting, input_signature=where)
+        slopes = tf.TensorSpec([2 * len(sweeper.probe), *sweeper.probe.shape[1:]], tf.complex64)
+        self.shifts = tf.function(
+            self._shift_sums,
+            input_signature=[*where, amplitude, field, slopes, tf.TensorSpec([], tf.float32)],
+        )
         pixels = len(sweeper.scan) * sweeper.side**2
         self.measured: dict[int, Float] | None = {} if 4 * pixels <= CACHE_BYTES else None
         held = 16 * pixels * len(sweeper.probe) <= CACHE_BYTES and not sweeper.update_probe
         self.lit: dict[int, tuple[tf.Tensor, tf.Tensor]] | None = {} if held else None
 
-    def __call__(self, number: int, plan: SweepPlan) -> tuple[float, tf.Tensor]:
-        """Correct the object (and the probe) by one batch; return sum(|F| - sqrt(I))^2 and the
-        `ramp_sums`, which cost nothing here.
+    def __call__(self, number: int, plan: SweepPlan) -> tuple[float, tf.Tensor, tf.Tensor | None]:
+        """Correct the object (and the probe) by one batch; see `sweeper.Step`. The `ramp_sums` cost
+        nothing here.
         """
         batch = self.sweeper.batches[number]
         corner_px = batch.corner_px.astype(np.int32)
         amplitude = kept(self.measured, number, partial(self.sweeper.amplitude, number))
         probes, back = kept(self.lit, number, partial(self.lights, corner_px, batch.shift_px))
+        moves = None
+        if plan.move:
+            moves = self.shifts(
+                corner_px, batch.shift_px, amplitude, probes,
+                self.sweeper.slopes.reshape(-1, *self.sweeper.probe.shape[1:]),
+                np.float32(plan.fall),
+            )  # fmt: skip
         pace = np.array([plan.pace, plan.fall], np.float32)
         error, ramps = self.graph(corner_px, batch.shift_px, amplitude, probes, back, pace)
-        return float(error), ramps
+        return float(error), ramps, moves
 
     def _step(
         self,
@@ -79,6 +91,27 @@ class DeviceStep:
         error = tf.reduce_sum(tf.square(miss)) / s.side**2
         return error, physics.centred_ramp_sums(modulus[:, 0], miss[:, 0], self.good)
 
+    def _shift_sums(
+        self,
+        corner_px: tf.Tensor,
+        shift_px: tf.Tensor,
+        amplitude: tf.Tensor,
+        probes: tf.Tensor,
+        slopes: tf.Tensor,
+        fall: tf.Tensor,
+    ) -> tf.Tensor:
+        s = self.sweeper
+        patches = physics.extract(self.object, corner_px, s.side)
+        field = tf.signal.fft2d(physics.illuminate(patches, probes))
+        modulus = tf.sqrt(physics.intensity(field))
+        sloped = physics.illuminate(patches, physics.shift_probe(slopes, shift_px))
+        sloped = tf.reshape(tf.signal.fft2d(sloped), [-1, 2, *s.probe.shape])
+        miss = amplitude[:, 0] - modulus
+        if self.good is not None:
+            miss *= self.good
+        miss = tf.maximum(miss, -fall * modulus)
+        return physics.shift_sums(field, sloped, modulus, miss, self.good)
+
     def _lighting(self, corner_px: tf.Tensor, shift_px: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         s = self.sweeper
         probes = physics.shift_probe(self.probe, shift_px)
@@ -91,6 +124,11 @@ class DeviceStep:
         denominator = (1 - s.regularisation) * total + s.regularisation * tf.reduce_max(power)
         below = tf.complex(denominator, tf.zeros_like(denominator))[:, None]
         return probes, tf.math.conj(probes) / below
+
+    def take_places(self) -> None:
+        """Forget what depended on the places of the batches."""
+        if self.lit is not None:
+            self.lit.clear()
 
     def hand_over(self) -> None:
         """Bring object and probe to the sweeper."""

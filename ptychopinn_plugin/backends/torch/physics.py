@@ -108,3 +108,19 @@ def centred_ramp_sums(modulus: Tensor, miss: Tensor, good: Tensor | None = None)
     """Return the same of arrays that have the zero frequency first."""
     middle, missed = (torch.fft.fftshift(v, dim=(-2, -1)) for v in (modulus, miss))
     return ramp_sums(middle, missed, None if good is None else torch.fft.fftshift(good))
+
+
+def shift_sums(
+    field: Tensor, sloped: Tensor, modulus: Tensor, miss: Tensor, good: Tensor | None = None
+) -> Tensor:
+    """Return (B, 6) the sums of `position_correction.shift_sums` over field (B, P, N, N), sloped
+    (B, 2, P, N, N), modulus and miss (B, N, N).
+    """
+    slope = (field.real[:, None] * sloped.real + field.imag[:, None] * sloped.imag).sum(2)
+    slope = slope / (modulus[:, None] + 1e-6)
+    if good is not None:
+        slope = slope * good
+    y, x = slope[:, 0], slope[:, 1]
+    missed = slope.square().sum(1) * miss
+    pairs = ((y, miss), (x, miss), (y, y), (x, x), (y, x), (missed, miss))
+    return torch.stack([(a * b).sum((1, 2)) for a, b in pairs], 1)

@@ -29,22 +29,25 @@ class DeviceStep:
         self.object, self.probe = self._tensor(sweeper.object), self._tensor(sweeper.probe)
         good = ~np.fft.ifftshift(sweeper.scan.bad_pixels)
         self.good = None if good.all() else self._tensor(good.astype(np.float32))
-        self.places = [
-            (self._tensor(b.corner_px), self._tensor(b.shift_px)) for b in sweeper.batches
-        ]
         self.light = torch.zeros(self.object.numel(), device=device)
         pixels = len(sweeper.scan) * sweeper.side**2
         self.measured: dict[int, Tensor] | None = {} if 4 * pixels <= CACHE_BYTES else None
         held = 16 * pixels * len(sweeper.probe) <= CACHE_BYTES and not sweeper.update_probe
         self.lights: dict[int, tuple[Tensor, Tensor]] | None = {} if held else None
+        self.take_places()
+
+    def take_places(self) -> None:
+        """Take the places of the batches from the sweeper, and forget what depended on them."""
+        batches = self.sweeper.batches
+        self.places = [(self._tensor(b.corner_px), self._tensor(b.shift_px)) for b in batches]
+        if self.lights is not None:
+            self.lights.clear()
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array.copy()).to(self.device)
 
-    def __call__(self, number: int, plan: SweepPlan) -> tuple[float, Tensor | None]:
-        """Correct the object (and the probe) by one batch; return sum(|F| - sqrt(I))^2 and, when
-        asked, the `ramp_sums`.
-        """
+    def __call__(self, number: int, plan: SweepPlan) -> tuple[float, Tensor | None, Tensor | None]:
+        """Correct the object (and the probe) by one batch; see `sweeper.Step`."""
         side = self.sweeper.side
         corner_px, shift_px = self.places[number]
         probes, back = kept(self.lights, number, partial(self._lighting, number))
@@ -58,6 +61,9 @@ class DeviceStep:
         ramps = None
         if plan.correct:
             ramps = physics.centred_ramp_sums(modulus[:, 0], miss[:, 0], self.good).cpu()
+        moves = None
+        if plan.move:
+            moves = self._shift_sums(shift_px, patches, field, modulus, miss, plan).cpu()
         field *= miss.div_(modulus.add_(1e-6)).clamp_(min=-plan.fall).mul_(plan.pace)
         change = torch.fft.ifft2(field)
         if self.sweeper.update_probe:
@@ -65,7 +71,23 @@ class DeviceStep:
         merged = (change * back).sum(1)
         shape = self.object.shape[0], self.object.shape[1]
         self.object += physics.merge(merged, corner_px, shape)
-        return error, ramps
+        return error, ramps, moves
+
+    def _shift_sums(
+        self,
+        shift_px: Tensor,
+        patches: Tensor,
+        field: Tensor,
+        modulus: Tensor,
+        miss: Tensor,
+        plan: SweepPlan,
+    ) -> Tensor:
+        """Return the `shift_sums` (B, 6) of a batch; miss falls no deeper than the step does."""
+        slopes = self._tensor(self.sweeper.slopes).flatten(0, 1)
+        sloped = physics.illuminate(patches, physics.shift_probe(slopes, shift_px))
+        sloped = torch.fft.fft2(sloped).unflatten(1, (2, len(self.probe)))
+        fallen = torch.maximum(miss, -plan.fall * modulus)[:, 0]
+        return physics.shift_sums(field, sloped, modulus[:, 0], fallen, self.good)
 
     def _amplitude(self, number: int) -> Tensor:
         return self._tensor(self.sweeper.amplitude(number))
