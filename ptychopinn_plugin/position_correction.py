@@ -34,7 +34,7 @@ LARGEST_STEP_PX = 1.0  # of a pattern, by one sweep
 LARGEST_DISPLACEMENT_PX = 6.0  # from the measured position
 MOMENTUM = 0.5
 DAMPING, DAMPING_MEDIAN = 0.05, 0.01  # of the squared slopes of a pattern, of the median pattern
-DOUBT = 4.0  # variances of what patterns miss, since the object is not known any better
+DOUBT = 16.0  # variances of what patterns miss: while the object is not known, they err alike
 
 
 def shift_slopes(probe: Complex) -> Complex:

@@ -64,7 +64,9 @@ def test_a_displacement_is_found_along_each_axis_with_its_sign(scan, axis, off_p
     sums = sums_of(thought, scan.true_object, scan.probe)
     positions.correct(sums)
     found = positions.px - thought.positions_px
-    np.testing.assert_allclose(found[:, axis], off[:, axis], rtol=0.25)
+    share = found[:, axis] / off[:, axis]  # what is missed counts as noise until it is explained
+    assert share.min() > 0.45
+    assert share.max() < 1.05
     np.testing.assert_allclose(found[:, 1 - axis], 0, atol=0.25 * abs(off_px))
 
 
@@ -115,6 +117,17 @@ def test_bad_pixels_say_nothing(scan):
     a, b = (sums_of(s, scan.true_object, scan.probe) for s in (
         thought, replace(thought, counts=counts)))  # fmt: skip
     np.testing.assert_array_equal(a, b)
+
+
+def test_slopes_of_bad_pixels_are_left_out():
+    rng = np.random.default_rng(0)
+    field, sloped = rng.normal(size=(2, 3, 2, 2, 8, 8)).astype(np.float32) * (1 + 0.5j)
+    field, modulus = field[:, 0], np.ones((3, 8, 8), np.float32)
+    good = (rng.random((8, 8)) > 0.3).astype(np.float32)
+    miss = rng.normal(size=(3, 8, 8)).astype(np.float32) * good
+    masked = shift_sums(field, sloped, modulus, miss, good)
+    np.testing.assert_allclose(masked, shift_sums(field, sloped * good, modulus, miss), rtol=1e-5)
+    assert np.abs(masked / shift_sums(field, sloped, modulus, miss) - 1)[:, 2:4].min() > 0.05
 
 
 def test_what_all_patterns_share_is_no_displacement(scan):
