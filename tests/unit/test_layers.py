@@ -20,7 +20,8 @@ LAYERS = {
     **dict.fromkeys(('config', 'scan', 'result'), 1),
     **dict.fromkeys(
         (
-            'atomic', 'batching', 'geometry', 'grouping', 'scaling', 'slow_phase', 'probe_modes',
+            'atomic', 'batching', 'checks', 'geometry', 'grouping', 'scaling', 'slow_phase',
+            'probe_modes',
             'sweep_plan', 'uncertainty', 'starts', 'canvas', 'canvas_plan', 'canvas_training',
             'network_weights', 'pretrained', 'reference', 'plan', 'simulate', 'metrics', 'files',
             'archive', 'manifest', 'weights_file', 'report', 'backends', 'backends.base',
