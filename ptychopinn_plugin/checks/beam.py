@@ -16,8 +16,7 @@ from .sample import Rows, Sample
 NEIGHBOURS = 6
 NEAR = 0.5  # of the probe's diameter: so far apart two patterns see much the same
 AROUND, CLOSE = 24, 0.75  # neighbours, and their distance, whose totals a pattern should have
-WHILE = 8  # patterns before and after: where the beam was off for a while they tell nothing
-FEWEST = 3
+FEWEST, FEWEST_PAIRS = 3, 8
 OFF = 0.15  # of what they have
 DARK = 2e-3  # of the brightest patterns
 BINS, FEWEST_BINS, PER_BIN = 12, 4, 10
@@ -54,8 +53,7 @@ def off_rows(sample: Sample) -> Rows:
     number = min(AROUND, len(totals) - 1)
     if number >= FEWEST:
         distance, near = sample.tree.query(sample.scan.positions_px, k=number + 1)
-        apart = np.abs(near - np.arange(len(totals))[:, None]) > WHILE
-        others = apart & (distance < CLOSE * sample.diameter_px)
+        others = (distance > 0) & (distance < CLOSE * sample.diameter_px)
         enough = np.flatnonzero(others.sum(1) >= FEWEST)
         usual = np.nanmedian(np.where(others, totals[near], np.nan)[enough], axis=1)
         black[enough] |= totals[enough] < OFF * usual
@@ -156,7 +154,9 @@ def step_on_the_way(pairs: Pairs, patterns: int) -> tuple[int, float, float]:
         np.add.at(change, rows, sign * pairs.ratio)
         np.add.at(number, rows, sign)
     change, number = np.cumsum(change), np.cumsum(number)
-    known = number >= max(WHILE, 0.5 * np.median(number))  # at both ends few pairs say little
+    known = number >= max(
+        FEWEST_PAIRS, 0.5 * np.median(number)
+    )  # at both ends few pairs say little
     if not known.any():
         return 0, 0.0, 0.0
     change = np.where(known, change / np.maximum(number, 1), 0)

@@ -20,7 +20,7 @@ DEAD_COUNTS = 60.0  # that a pixel should have seen in all patterns together, an
 STOPPED = 0.2  # of the light around in the probe's far field: a beam stop, not a dead pixel
 LIVE, RANK = 10, 5  # of the 5x5 pixels around that many see something; the sixth darkest counts
 SCATTERED = 10.0  # times the probe's far field: there its nulls hide nothing
-UNLIT = 1e-3  # of the brightest pixel of the probe's far field
+EXPLAINED = 0.3  # of a hot pixel, by the probe's far field
 NAMED = 4
 
 
@@ -69,7 +69,8 @@ def hot_pixels(sample: Sample) -> Bool:
     around = _third_brightest(sample.mean)
     # The focus of a wide, flat beam is as sharp as that; the probe's far field shows it.
     expected = _third_brightest(sample.far)
-    sharp = (sample.far > HOT / 2 * expected) & (sample.far > UNLIT * sample.far.max())
+    predicted = sample.far * sample.mean.sum()
+    sharp = (sample.far > HOT / 2 * expected) & (predicted > EXPLAINED * low)
     found: Bool = (low > HOT * around + HOT_COUNTS * _unit(sample)) & ~sharp & sample.good
     return found
 

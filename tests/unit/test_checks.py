@@ -214,6 +214,19 @@ def test_dead_and_hot_pixels(scan):
     assert named(replace(spoiled, bad_pixels=bad)) == {}
 
 
+def test_the_focus_of_a_wide_beam_is_no_hot_pixel():
+    """A Gaussian beam without an object: nearly all of its light in one pixel."""
+    r = np.arange(64) - 31.5
+    beam = np.exp(-(r[:, None] ** 2 + r**2) / (2 * 15.5**2))
+    light = np.abs(np.fft.fftshift(np.fft.fft2(beam))) ** 2
+    drawn = np.random.default_rng(0).poisson(light / light.sum() * 1e6, (40, 64, 64))
+    made = Scan(drawn, np.random.default_rng(1).uniform(0, 40, (40, 2)), beam)
+    assert not hot_pixels(Sample(made)).any()
+    point = np.zeros((64, 64))
+    point[32, 32] = 1  # which would spread its light over the whole detector
+    assert hot_pixels(Sample(replace(made, probe=point)))[32, 32]
+
+
 def test_copies_of_patterns(scan):
     counts = scan.counts.copy()
     counts[[20, 21, 200]] = counts[[19, 19, 100]]
@@ -264,6 +277,13 @@ def test_the_beam_was_off(scan):
     share[[10, 11, 12, 150]] = 0.02, 0.02, 0.02, 0
     assert off_rows(Sample(thinned(scan, share))).tolist() == [10, 11, 12, 150]
     assert '4 of 300' in named(thinned(scan, share))['beam off'].saw
+
+
+def test_the_beam_was_off_for_a_while_on_a_raster():
+    made = simulate_scan(Simulation(scan='raster', patterns=400, object_size_px=164))
+    share = np.ones(400)
+    share[203:225] = 0.03
+    assert off_rows(Sample(thinned(made, share))).tolist() == list(range(203, 225))
 
 
 def test_the_beam_drifts(scan):
