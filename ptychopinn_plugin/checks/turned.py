@@ -21,9 +21,9 @@ from .sample import LIT, Sample
 NEIGHBOURS = 9
 FLAT = 0.05  # neighbours on a line give no slope across it
 FEWEST = 30
+WIDEST_STEP = 0.8  # of the probe's diameter: beyond it moments of neighbours have no slope
 # Squares of the combination that should vanish, over the smallest of the others; benchmarks/checks.
 MARGIN = 1.8
-NAMES = ('as loaded', 'flip y or flip x', 'swap axes, or swap axes, flip y and x', 'turn by 90')
 
 
 def turned(sample: Sample) -> Iterator[Finding]:
@@ -49,6 +49,8 @@ def curls(sample: Sample) -> Double | None:
     """Return the mean square of what vanishes where the patterns lie as loaded, with one axis
     flipped, with the axes swapped, and turned by 90 degrees, (4,); None where there are no slopes.
     """
+    if sample.step_px > WIDEST_STEP * sample.diameter_px:
+        return None
     slopes = slopes_of_moments(sample)
     if len(slopes) < FEWEST:
         return None
