@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptychopinn_plugin import checks, files
+from ptychopinn_plugin import checks, files, orientation
 from ptychopinn_plugin.checks import NOTE, WARNING, Finding, check_scan
 from ptychopinn_plugin.checks.beam import off_rows
 from ptychopinn_plugin.checks.detector import dead_pixels, hot_pixels
@@ -362,6 +362,20 @@ def test_the_command_reconstructs_in_all_orientations(toy, scan, tmp_path, capsy
     files.save_scan(scan, tmp_path / 'scan.npz')
     assert run(capsys, 'check', tmp_path / 'scan.npz')[0] == 0
     assert run(capsys, 'check', tmp_path / 'none.npz')[0] == 1
+
+
+def test_the_command_tells_the_orientation_that_fits(toy, scan, tmp_path, capsys, monkeypatch):
+    """A turn by 180 degrees, which only a reconstruction sees."""
+    errors = dict.fromkeys(orientation.orientations(), 0.05) | {'flip y and x': 0.01}
+    found = orientation.Judgement(errors, 100, 0.005)
+    monkeypatch.setattr(orientation, 'judge', lambda scan, **more: found)
+    files.save_scan(scan, tmp_path / 'scan.npz')
+    code, out, _ = run(capsys, 'check', tmp_path / 'scan.npz', '--json')
+    (finding,) = json.loads(out)['findings']
+    assert (code, finding['check'], finding['level']) == (3, 'orientation', WARNING)
+    assert 'best after: flip y and x (fourier_error 0.0100 instead of 0.0500)' in finding['saw']
+    assert 'np.flip' in finding['cure']
+    assert run(capsys, 'check', tmp_path / 'scan.npz', '--no-orientation')[0] == 0
 
 
 @pytest.mark.parametrize('command', ['reconstruct', 'train'])
