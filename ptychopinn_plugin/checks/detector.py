@@ -57,8 +57,8 @@ def hot(sample: Sample) -> Iterator[Finding]:
             f'{_places(found)} far above all neighbours in every pattern (up to '
             f'{sample.mean[found].max():.4g} counts)',
             'A pixel that counts without light adds a fine ripple to the whole object',
-            'Mark hot pixels in bad_pixels; where it is the direct beam behind a central stop, give '
-            'a probe that has it',
+            'Mark hot pixels in bad_pixels; where it is the direct beam behind a central stop, '
+            'give a probe that has it',
         )  # fmt: skip
 
 
