@@ -242,6 +242,10 @@ class RuntimeConfig:
         0, 'Threads', 'CPU threads; 0 leaves the choice to the framework.', low=0, high=1024,
         advanced=True,
     )  # fmt: skip
+    checks: bool = setting(
+        True, 'Checks', 'When a run begins, look for what is wrong with the data, and tell.',
+        advanced=True,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         check(self)

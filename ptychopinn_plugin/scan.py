@@ -51,7 +51,7 @@ class Geometry:
 
     `object_centre_m` is the position, in the scanner's metres, of the centre `((H-1)/2, (W-1)/2)`
     of the object array that `Scan.frame` describes; with `pixel_size_m` it ties object pixels to
-    scanner metres.
+    scanner metres. `near_field` is set where the file declares near-field data.
     """
 
     pixel_size_m: tuple[float, float] | None = None
@@ -59,6 +59,7 @@ class Geometry:
     detector_pixel_size_m: tuple[float, float] | None = None
     detector_distance_m: float | None = None
     photon_energy_eV: float | None = None
+    near_field: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,5 @@
 """The command line: `ptychopinn-plugin COMMAND`. Exit codes: 0 done, 1 it failed, 2 it was asked
-wrongly.
+wrongly, 3 `check` found something to warn about.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(args, f'Unexpected {type(error).__name__}: {error} (--debug shows where)', 1)
     if args.json:
         print(json.dumps(report), flush=True)
-    return 0
+    code: int = args.code(report)
+    return code
 
 
 def _failed(args: object, message: str, code: int) -> int:

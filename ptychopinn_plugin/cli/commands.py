@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 import time
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import archive, files, orientation, pipeline
+from .. import archive, checks, files, orientation, pipeline
 from .. import metrics as scores
 from ..config import ModelConfig, ReconstructionConfig, RuntimeConfig, TrainingConfig
 from ..result import Epoch, ObjectImage, Reconstruction, Sweep
@@ -20,8 +19,6 @@ from . import flags
 from .progress import Bar, say
 
 LIT = 0.1  # of the brightest spot: where the uncertainty is summed up
-
-logger = logging.getLogger(__name__)
 
 Report = dict[str, Any]
 
@@ -36,6 +33,9 @@ def reconstruct(args: argparse.Namespace) -> Report:
     model = archive.load_model(args.model) if args.model else None
     scan = _load(args.scan, args)
     loaded = time.perf_counter() - begun
+    if runtime.checks:
+        checks.warn_about(scan, probe_is_guess=config.update_probe)
+    checked = time.perf_counter() - begun - loaded
     with Bar('Sweeps', config.sweeps) as bar:
 
         def watch(sweep: Sweep) -> None:
@@ -82,7 +82,8 @@ def reconstruct(args: argparse.Namespace) -> Report:
     )
     now = time.perf_counter()
     report['seconds'] = {
-        'load': loaded, **result.seconds, 'write': saved - written, 'total': now - begun,
+        'load': loaded, 'checks': checked, **result.seconds,
+        'write': saved - written, 'total': now - begun,
     }  # fmt: skip
     report['peak_memory_bytes'] = peak_memory_bytes()
     _tell_reconstruction(report)
@@ -127,12 +128,53 @@ def _doubt(scan: Scan, result: Reconstruction) -> None:
     """Warn when the result explains the patterns too badly for a matching scan."""
     floor, sweeps = orientation.noise_floor(scan), len(result.losses) - 1
     if orientation.suspicious(result.fourier_error, floor, sweeps):
-        logger.warning(
-            'fourier_error %.4f is high: photon noise leaves about %.4f. Flipped or swapped axes, '
-            'positions in wrong units and a wrong probe do this. ptychopinn-plugin orient SCAN '
-            'checks the axes, --update-probe improves the probe',
-            result.fourier_error, floor,
+        finding = checks.Finding(
+            'fit', checks.WARNING,
+            f'fourier_error {result.fourier_error:.4f} is high: photon noise leaves about '
+            f'{floor:.4f}',
+            'Flipped or swapped axes, positions in wrong units and a wrong probe do this',
+            'ptychopinn-plugin orient SCAN checks the axes, --update-probe improves the probe',
         )  # fmt: skip
+        checks.tell([finding], scan.name)
+
+
+def check(args: argparse.Namespace) -> Report:
+    """Say what looks wrong with a scan, the orientation by reconstruction included."""
+    scan = _load(args.scan, args)
+    found = list(checks.check_scan(scan, probe_is_guess=args.guess))
+    if args.orientation:
+        found += _orientation_findings(scan, args, {finding.check for finding in found})
+    for finding in found:
+        say(f'{finding.level}: {finding}')
+    warnings = sum(finding.level == checks.WARNING for finding in found)
+    notes = len(found) - warnings
+    say(f'{scan.name}: {len(scan)} patterns, {warnings} warnings, {notes} notes')
+    return {
+        'findings': [finding.as_dict() for finding in found],
+        'warnings': warnings,
+        'notes': notes,
+        'patterns': len(scan),
+    }
+
+
+def _orientation_findings(
+    scan: Scan, args: argparse.Namespace, known: set[str]
+) -> list[checks.Finding]:
+    """Return what eight short reconstructions say, unless the quick check has said it."""
+    if 'orientation' in known:
+        return []
+    found = orientation.judge(scan, runtime=flags.settings(RuntimeConfig, args))
+    if not found.clear or found.best == orientation.AS_LOADED:
+        return []
+    return [
+        checks.Finding(
+            'orientation', checks.WARNING,
+            f'The patterns fit the positions best after: {found.best} (fourier_error '
+            f'{found.errors[found.best]:.4f} instead of {found.errors[orientation.AS_LOADED]:.4f})',
+            'Wrong axes still give a picture, a wrong one at a high error',
+            ' '.join(orientation.advice(found)[1:]).rstrip('.'),
+        )
+    ]  # fmt: skip
 
 
 def orient(args: argparse.Namespace) -> Report:
@@ -174,6 +216,9 @@ def train(args: argparse.Namespace) -> Report:
     initial = archive.load_model(args.initial) if args.initial else None
     scans, validation = ([_load(p, args) for p in paths] for paths in (args.scans, args.validation))
     folder = args.folder or training_folder(args.model)
+    if runtime.checks:
+        for scan in (*scans, *validation):
+            checks.warn_about(scan)
     with Bar('Training', training.epochs) as bar:
 
         def watch(epoch: Epoch) -> None:

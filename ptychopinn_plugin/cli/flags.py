@@ -20,6 +20,7 @@ from ..simulate import Simulation
 from . import commands
 
 T = TypeVar('T')
+WARNED = 3  # exit code
 BACKEND_HELP = 'PyTorch or TensorFlow'
 
 
@@ -39,10 +40,11 @@ def build_parser() -> argparse.ArgumentParser:
 
     def command(name: str, run: Callable[..., Any], help: str) -> argparse.ArgumentParser:
         made = sub.add_parser(name, help=help, description=help, parents=[shared])
-        made.set_defaults(run=run)
+        made.set_defaults(run=run, code=lambda report: 0)
         return made
 
     _reconstruct(command('reconstruct', commands.reconstruct, 'make the object of a scan'))
+    _check(command('check', commands.check, 'say what looks wrong with the numbers of a scan'))
     _orient(
         command('orient', commands.orient, 'say which flip or swap of the patterns fits a scan')
     )
@@ -64,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
         'demo', commands.demo, 'simulate, train, save, load, reconstruct: the whole story'
     )
     demo.add_argument('--folder', type=Path, default=Path('demo'), help='where its files go (demo)')
-    add_settings(demo, RuntimeConfig)
+    add_settings(demo, RuntimeConfig, leave=('checks',))
     return parser
 
 
@@ -84,6 +86,20 @@ def _reconstruct(p: argparse.ArgumentParser) -> None:
     add_settings(p, RuntimeConfig)
 
 
+def _check(p: argparse.ArgumentParser) -> None:
+    _scan_flags(p)
+    p.add_argument('scan', type=Path, metavar='SCAN')
+    p.add_argument(
+        '--guess', action='store_true', help='the probe is a guess, which asks for more overlap'
+    )
+    p.add_argument(
+        '--orientation', action=argparse.BooleanOptionalAction, default=True,
+        help='also compare short reconstructions in all eight orientations (True)',
+    )  # fmt: skip
+    add_settings(p, RuntimeConfig, leave=('checks',))
+    p.set_defaults(code=lambda report: WARNED if report['warnings'] else 0)
+
+
 def _orient(p: argparse.ArgumentParser) -> None:
     _scan_flags(p)
     p.add_argument('scan', type=Path, metavar='SCAN')
@@ -94,7 +110,7 @@ def _orient(p: argparse.ArgumentParser) -> None:
         p.add_argument(
             f'--{name}', type=int, default=default, metavar='N', help=f'{text} ({default})'
         )
-    add_settings(p, RuntimeConfig)
+    add_settings(p, RuntimeConfig, leave=('checks',))
 
 
 def _train(p: argparse.ArgumentParser) -> None:

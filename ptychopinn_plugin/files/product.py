@@ -54,6 +54,7 @@ class Product:
     losses: tuple[float, ...] = ()
     origin_px: Pair = ORIGIN
     true_object: Complex | None = None
+    near_field: bool = False
 
     @property
     def geometry(self) -> Geometry:
@@ -64,6 +65,7 @@ class Product:
             object_centre_m=self.object_centre_m if known else None,
             detector_distance_m=self.detector_distance_m,
             photon_energy_eV=self.photon_energy_eV,
+            near_field=self.near_field,
         )
 
     def pixels(self, positions_m: Double) -> Double:
@@ -100,6 +102,7 @@ def load_product(path: Source) -> Product:
             true_object=_true_object(h5),
             losses=tuple(read(h5, 'loss_values').tolist()) if has(h5, 'loss_values') else (),
             origin_px=pair_of(None if origin is None else np.asarray(origin), 'origin_px'),
+            near_field=not np.all(h5.attrs.get('far_field', True)),
         )
 
 

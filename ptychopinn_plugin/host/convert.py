@@ -6,7 +6,6 @@ the same code that reads its product files, so that a run in the host equals one
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -19,12 +18,19 @@ from ptychodus.api.product import LossValue, Product
 from ptychodus.api.reconstruct import ReconstructInput
 
 from .. import files
+from ..checks import WARNING, Finding, tell
 from ..errors import DataError, explain
 from ..files.frames import fits, middle_px, single_layer
 from ..result import Sweep
 from ..scan import Frame, Scan
 
-logger = logging.getLogger(__name__)
+OPR = Finding(
+    'varying probe',
+    WARNING,
+    'The probe varies over the scan (OPR)',
+    'Its first modes are used throughout',
+    'Where they differ much, reconstruct parts of the scan apart',
+)
 
 
 def scan_of_input(parameters: ReconstructInput) -> Scan:
@@ -43,13 +49,8 @@ def scan_of_input(parameters: ReconstructInput) -> Scan:
                 received=f'{len(positions_m)} positions',
             )
         )
-    if not getattr(product.metadata, 'far_field', True):
-        logger.warning(
-            'The product declares near-field data; it is reconstructed with a far-field model. '
-            'Check the detector distance, or choose another algorithm.'
-        )
     if product.probes.get_opr_weights_or_none() is not None:
-        logger.warning('The probe varies over the scan (OPR); its first modes are used throughout')
+        tell([OPR], product.metadata.name)
     bad = parameters.bad_pixels
     patterns = files.Patterns(stored, index, None if bad is None else np.asarray(bad, bool))
     ours = _our_product(product)
@@ -113,6 +114,7 @@ def _our_product(product: Product) -> files.Product:
         object_centre_m=(centre.y_m, centre.x_m),
         detector_distance_m=product.metadata.detector_distance_m or None,
         photon_energy_eV=_energy(product) or None,
+        near_field=not getattr(product.metadata, 'far_field', True),
     )
 
 

@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from .. import archive, files, pipeline
+from .. import archive, checks, files, pipeline
 from ..backends import registry
 from ..backends.base import Backend, StopTraining
 from ..errors import PluginError, WorkerError, explain
@@ -113,6 +113,9 @@ def _train(job: TrainJob, folder: Path, channel: Channel) -> None:
         [files.load_scan(p) for p in paths] for paths in (job.scans, job.validation)
     )
     _start(job, channel)
+    if job.runtime.checks:
+        for scan in (*scans, *validation):
+            checks.warn_about(scan)
     last = 0.0
 
     def step(share: float) -> None:
@@ -136,6 +139,8 @@ def _train(job: TrainJob, folder: Path, channel: Channel) -> None:
 
 def _reconstruct(job: ReconstructJob, folder: Path, channel: Channel) -> None:
     backend = _start(job, channel)
+    if job.runtime.checks:
+        checks.warn_about(job.scan, probe_is_guess=job.reconstruction.update_probe)
     for sweep in pipeline.iterate(
         job.scan, job.model, backend=backend, reconstruction=job.reconstruction, runtime=job.runtime
     ):

@@ -564,6 +564,23 @@ def test_an_export_without_a_suffix_is_npz(reconstructor, parameters, tmp_path):
     assert (tmp_path / 'scan.npz').exists()
 
 
+def test_findings_are_in_the_log_and_the_run_goes_on(loaded, reconstructor, parameters, caplog):
+    copied = parameters.diffraction_patterns.copy()
+    copied[5:9] = copied[4]
+    wrong = replace(parameters, diffraction_patterns=copied)
+    *_, last = reconstructor.reconstruct(wrong)
+    assert last.product.losses
+    (record,) = [r for r in caplog.records if 'repeated patterns' in r.getMessage()]
+    assert record.levelname == 'WARNING'
+    assert record.name.startswith('ptychopinn_plugin')
+    assert 'are exact copies of others' in record.getMessage()
+    caplog.clear()
+    set_value(loaded[0], 'Runtime', 'Checks', False)
+    *_, last = reconstructor.reconstruct(wrong)
+    assert last.product.losses
+    assert 'exact copies' not in caplog.text
+
+
 def test_near_field_and_varying_probes_are_told(reconstructor, parameters, caplog):
     from ptychodus.api.probe import ProbeSequence
 
