@@ -35,6 +35,7 @@ MEAN_PX, NOISE_PX = 6.0, 8.0
 LEAST_NOISE, LEAST_PHOTON_NOISE = 1e-6, 0.05
 DARK, BRIGHT = 0.03, 0.23  # of the brightest pixel: from where and where fully the answer counts
 ROOT_NOISE = 0.25  # the variance of a square root of a Poisson count
+FEW_VIEWS = 7.0  # of a pixel, in the middle: with more, sweeps know all that a network could add
 FEW_PHOTONS = 5000.0  # per pixel over the scan
 LARGEST = 100.0  # of the inputs in units of the noise
 
@@ -63,7 +64,10 @@ class View:
 
 
 class Canvas:
-    """What is known of a scan's canvas before the first sweep, for one normalised probe."""
+    """What is known of a scan's canvas before the first sweep, for one normalised probe.
+
+    `sparse` says whether the patterns overlap so little that the network helps before the end.
+    """
 
     def __init__(self, scan: Scan, probe: Complex) -> None:
         self.shape = scan.frame.shape
@@ -71,6 +75,7 @@ class Canvas:
         self.light = np.clip(light + 1e-2, 10**-2.1, 10**7.5)
         self.relative = (light / light.max()).astype(np.float32)
         self.trust = np.clip((self.relative - DARK) / (BRIGHT - DARK), 0, 1)
+        self.sparse = bool(np.median(views[self.relative > BRIGHT]) < FEW_VIEWS)
         self._mean_light = smoothed(self.relative, MEAN_PX).real + np.float32(1e-3)
         self._known = np.stack([np.log10(self.light) / 3 - 1, np.log10(views)])
         self._root_noise = ROOT_NOISE * len(scan) * float((~scan.bad_pixels).sum())

@@ -27,8 +27,9 @@ POISSON_FALL = 0.5
 REGULARISATION = (0.1, 0.5)  # of many and of few photons
 BRIGHT_PHOTONS = 1000.0  # under the beam, per pixel and pattern: the least for the former
 LARGEST_BATCH = 32
-# After these a network, where there is one, adds what it expects of an object; after the last it
-# takes off noise. Oftener it would push the object away from what the patterns say.
+# After these a network, where there is one, adds what it expects of an object, if the scan is
+# sparse; after the last it takes off noise. Oftener it would push the object away from what the
+# patterns say.
 NETWORK_SWEEPS = (1, 2)
 FIRST_MOVE = 2  # after this sweep there is an object that tells where patterns belong
 NETWORK_LAST = 0.5

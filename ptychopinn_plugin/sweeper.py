@@ -363,7 +363,7 @@ def refine(
         )  # fmt: skip
         loss = sweeper.sweep(plan)
         found = sweeper.object.copy()
-        if canvas is not None and run is not None and plan.network:
+        if canvas and run and plan.network and (canvas.sparse or number == total):
             if positions is not None:
                 canvas = Canvas(positions.scan, probe)
             found = canvas.corrected(
