@@ -34,9 +34,11 @@ demo: $(STAMP)
 	$(BIN)/ptychopinn-plugin demo --folder demo --json
 
 # The frameworks never meet in one process: what runs a back end in its own runs once for each.
+# Two test files at a time, each on one thread: most tests start programs or are short.
+SIDE_BY_SIDE := -n 2 --dist loadfile
 test: $(STAMP)
-	$(BIN)/python -m pytest
-	PTYCHOPINN_TEST_BACKENDS=tensorflow $(BIN)/python -m pytest $(BACKEND_TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE)
+	OMP_NUM_THREADS=1 PTYCHOPINN_TEST_BACKENDS=tensorflow $(BIN)/python -m pytest $(SIDE_BY_SIDE) $(BACKEND_TESTS)
 
 $(OTHER_STAMP): $(SOURCES)
 	$(PYTHON) -m venv $(OTHER_VENV)
@@ -53,7 +55,7 @@ test-other: $(OTHER_STAMP)
 	rm -rf $(OTHER_TESTS)
 	mkdir -p $(OTHER_TESTS)
 	cp -r tests pyproject.toml $(OTHER_TESTS)
-	cd $(OTHER_TESTS) && $(CURDIR)/$(OTHER_VENV)/bin/python -m pytest tests/host tests/worker \
+	cd $(OTHER_TESTS) && $(CURDIR)/$(OTHER_VENV)/bin/python -m pytest $(SIDE_BY_SIDE) tests/host tests/worker \
 		--ignore tests/host/test_contract_broken.py
 
 lint: $(STAMP)

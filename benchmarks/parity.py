@@ -54,7 +54,8 @@ def child(backend: str, train_file: str, test_file: str, epochs: int) -> dict[st
             first.append(time.perf_counter() - begun)
 
     model = pipeline.train(
-        train, model=ModelConfig(n_filters_scale=1), training=TrainingConfig(epochs=epochs),
+        train, model=ModelConfig(architecture='autoencoder', n_filters_scale=1),
+        training=TrainingConfig(epochs=epochs),
         runtime=runtime, on_step=step,
     )  # fmt: skip
     out['first_step_s'] = first[0]

@@ -81,7 +81,11 @@ class ModelConfig:
     """What the network is."""
 
     architecture: str = setting(
-        'autoencoder', 'Architecture', 'Network design.', choices=(AUTOENCODER, UNROLLED)
+        UNROLLED,
+        'Architecture',
+        'unrolled works on the object between sweeps and starts from the weights that come with '
+        'the plug-in; autoencoder, as published, makes a patch of each pattern.',
+        choices=(UNROLLED, AUTOENCODER),
     )
     mode: str = setting(
         'pinn',
@@ -94,12 +98,12 @@ class ModelConfig:
         unit='px', low=32, high=512, advanced=True,
     )  # fmt: skip
     gridsize: int = setting(
-        1, 'Grid size', 'The network sees gridsize x gridsize neighbouring patterns at once.',
+        1, 'Grid size', 'The autoencoder sees gridsize x gridsize neighbouring patterns at once.',
         low=1, high=4,
     )  # fmt: skip
     n_filters_scale: int = setting(
-        2, 'Filter scale', 'Multiplies the number of filters of every stage.', low=1, high=8,
-        advanced=True,
+        2, 'Filter scale', 'Multiplies the number of filters of every stage of the autoencoder.',
+        low=1, high=8, advanced=True,
     )  # fmt: skip
     probe_big: bool = setting(
         True, 'Outer frame',

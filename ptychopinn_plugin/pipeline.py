@@ -74,6 +74,7 @@ def train(
             'The model to start from is another network',
             expected=f'{initial.config}',
             received=f'{model}',
+            cure='Train with the settings of that model, or without it',
         )
     runtime = runtime or RuntimeConfig()
     backend = registry.load(runtime.backend)

@@ -27,8 +27,9 @@ def test_train_save_load_infer_cycle(backend, tmp_path):
         command('simulate', path, '--pattern-size-px', 32, '--object-size-px', 100,
                 '--patterns', 200, '--seed', seed)  # fmt: skip
     trained = command(
-        'train', train, '--model', model, '--backend', backend, '--epochs', 3, '--device', 'cpu'
-    )
+        'train', train, '--model', model, '--backend', backend, '--epochs', 3, '--device', 'cpu',
+        '--architecture', 'autoencoder',
+    )  # fmt: skip
     assert trained['backend'] == backend
     assert trained['training_loss'][-1] < trained['training_loss'][0]
     facts = command('info', model)

@@ -81,7 +81,7 @@ def test_train_then_reconstruct_reports_the_estimate(backend, tmp_path):
     run = [sys.executable, '-m', 'ptychopinn_plugin']
     subprocess.run(
         [*run, 'train', str(tmp_path / 'some.npz'), '--model', str(model), '--epochs', '1',
-         '--n-filters-scale', '1', '--backend', backend],
+         '--architecture', 'autoencoder', '--n-filters-scale', '1', '--backend', backend],
         check=True, timeout=240,
     )  # fmt: skip
     done = subprocess.run(

@@ -51,7 +51,7 @@ def main() -> None:
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         model = BACKEND.train(
-            [scan], [], ModelConfig(pattern_size_px=SIDE),
+            [scan], [], ModelConfig(architecture='autoencoder', pattern_size_px=SIDE),
             TrainingConfig(epochs=1000, batch_size=BATCH, validation_fraction=0.0),
             runtime, Path(folder), stop, step,
         )  # fmt: skip

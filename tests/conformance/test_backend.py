@@ -32,7 +32,7 @@ from ..backends_under_test import BACKENDS
 from ..conftest import seen_through
 
 RUNTIME = RuntimeConfig(device='cpu')
-SMALL = ModelConfig(pattern_size_px=32, n_filters_scale=1)
+SMALL = ModelConfig(architecture='autoencoder', pattern_size_px=32, n_filters_scale=1)
 CANVAS = ModelConfig(architecture='unrolled')
 every_architecture = pytest.mark.parametrize('model', [SMALL, CANVAS], ids=lambda m: m.architecture)
 
@@ -235,7 +235,7 @@ class TestTraining:
         scan = simulate_scan(
             Simulation(pattern_size_px=side, object_size_px=side + 40, patterns=24, seed=5)
         )
-        model = ModelConfig(pattern_size_px=side, n_filters_scale=1)
+        model = ModelConfig(architecture='autoencoder', pattern_size_px=side, n_filters_scale=1)
         trained = train(backend, scan, tmp_path, model=model, epochs=1)
         image = backend.estimate(scan, trained, ReconstructionConfig(), RUNTIME)
         assert image.object.shape == scan.frame.shape

@@ -183,7 +183,7 @@ def test_batch_train_and_batch_reconstruct(folder, truth, tmp_path):
     assert (tmp_path / 'out' / 'model.h5.zip').is_file()
     shutil.copy(tmp_path / 'out' / 'model.h5.zip', work)
     text = run('-m', 'ptychodus', '-b', 'reconstruct', '-i', work, '-o', tmp_path / 'out2')
-    assert 'Model: autoencoder, pinn' in text
+    assert 'Model: unrolled, pinn' in text
     names = sorted(p.name for p in (tmp_path / 'out2').iterdir())
     assert names == [f'product.{n:06d}.h5' for n in range(9)]
     image = load_object(tmp_path / 'out2' / 'product.000008.h5')

@@ -89,7 +89,8 @@ def toy_model(small_scan, tmp_path_factory):
     import toy_backend
 
     return toy_backend.ToyBackend().train(
-        [small_scan], [], config.ModelConfig(pattern_size_px=32), config.TrainingConfig(epochs=2),
+        [small_scan], [], config.ModelConfig(architecture='autoencoder', pattern_size_px=32),
+        config.TrainingConfig(epochs=2),
         config.RuntimeConfig(), tmp_path_factory.mktemp('toy'), lambda e: None, lambda s: None,
     )  # fmt: skip
 

@@ -125,7 +125,7 @@ def test_the_model_line_says_what_is_loaded(tmp_path):
 
     card = ModelCard()
     assert card.summary() == 'No model is loaded.'
-    config = replace(ModelConfig(), pattern_size_px=32)
+    config = replace(ModelConfig(), architecture='autoencoder', pattern_size_px=32)
     weights = {k: np.zeros(s, np.float32) for k, s in weight_shapes(config).items()}
     scans = ['a', 'b', 'c', 'd']
     model = Model(config, weights, TrainingConfig(), (), 'torch', {'scans': scans})

@@ -30,9 +30,13 @@ from ptychopinn_plugin.starts import flat_start
 RUNTIME = RuntimeConfig(device='cpu')
 STEPS = 5
 NETWORKS = {
-    'one': ModelConfig(pattern_size_px=32, n_filters_scale=1),
-    'groups': ModelConfig(pattern_size_px=32, n_filters_scale=1, gridsize=2),
-    'plain': ModelConfig(pattern_size_px=34, n_filters_scale=1, probe_big=False),
+    'one': ModelConfig(architecture='autoencoder', pattern_size_px=32, n_filters_scale=1),
+    'groups': ModelConfig(
+        architecture='autoencoder', pattern_size_px=32, n_filters_scale=1, gridsize=2
+    ),
+    'plain': ModelConfig(
+        architecture='autoencoder', pattern_size_px=34, n_filters_scale=1, probe_big=False
+    ),
 }
 CANVAS = ModelConfig(architecture='unrolled', mode='supervised')
 TRAININGS = {

@@ -14,7 +14,18 @@ from ptychopinn_plugin.simulate import Simulation, simulate_scan
 
 from .conftest import BACKENDS
 
-TINY = ('--epochs', '3', '--n-filters-scale', '1', '--batch-size', '32', '--device', 'cpu')
+TINY = (
+    '--architecture',
+    'autoencoder',
+    '--epochs',
+    '3',
+    '--n-filters-scale',
+    '1',
+    '--batch-size',
+    '32',
+    '--device',
+    'cpu',
+)
 
 
 def command(*argv, code=0):

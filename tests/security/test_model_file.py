@@ -24,7 +24,7 @@ from ptychopinn_plugin.errors import ModelFileError
 from ptychopinn_plugin.network_weights import weight_shapes
 from ptychopinn_plugin.result import Epoch
 
-CONFIG = ModelConfig(pattern_size_px=32, n_filters_scale=1)
+CONFIG = ModelConfig(architecture='autoencoder', pattern_size_px=32, n_filters_scale=1)
 SHAPES = weight_shapes(CONFIG)
 NAME = 'encoder.0.0.kernel'
 MODEL = Model(

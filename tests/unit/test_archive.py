@@ -20,7 +20,7 @@ from ptychopinn_plugin.errors import ModelFileError, OutputError
 from ptychopinn_plugin.network_weights import weight_shapes
 from ptychopinn_plugin.result import Epoch
 
-CONFIG = ModelConfig(pattern_size_px=32, gridsize=2, n_filters_scale=1)
+CONFIG = ModelConfig(architecture='autoencoder', pattern_size_px=32, gridsize=2, n_filters_scale=1)
 HISTORY = (Epoch(1, 7, 0.5, 0.25, 1e-3, 1.5), Epoch(2, 7, 0.1 + 0.2, 0.125, 1e-4, 1.25))
 SUMMARY = {'versions': {'torch': '9.9'}, 'best_epoch': 2, 'ended': 'stopped', 'scans': ['a', 'b']}
 

@@ -80,7 +80,8 @@ def test_training_sees_new_batches_every_epoch(small_scan, tmp_path, monkeypatch
 
     monkeypatch.setattr(Batches, '__iter__', watch)
     registry.load('torch').train(
-        [small_scan], [], ModelConfig(pattern_size_px=32, n_filters_scale=1),
+        [small_scan], [],
+        ModelConfig(architecture='autoencoder', pattern_size_px=32, n_filters_scale=1),
         TrainingConfig(epochs=3, batch_size=32), RuntimeConfig(device='cpu'), tmp_path,
         lambda _: None, lambda _: None,
     )  # fmt: skip

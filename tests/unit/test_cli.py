@@ -61,7 +61,10 @@ def test_corrected_positions_are_reported_and_written(toy, scan_file, small_scan
 
 def test_train_then_reconstruct(toy, scan_file, tmp_path, capsys):
     model = tmp_path / 'model.h5.zip'
-    code, report, _ = run(capsys, 'train', scan_file, '--model', model, '--epochs', 3, '--json')
+    code, report, _ = run(
+        capsys, 'train', scan_file, '--model', model, '--epochs', 3, '--json',
+        '--architecture', 'autoencoder',
+    )  # fmt: skip
     assert code == 0
     assert report['epochs'] == [1, 2, 3]
     assert report['training_loss'] == pytest.approx([1, 1 / 2, 1 / 3])

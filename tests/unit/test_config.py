@@ -57,7 +57,7 @@ def test_a_bool_is_no_number_and_a_number_no_bool():
     with pytest.raises(ConfigError, match=r'epochs has the wrong type\. Expected int'):
         TrainingConfig(epochs=True)
     with pytest.raises(ConfigError, match=r'probe_big has the wrong type\. Expected bool'):
-        ModelConfig(probe_big=1)
+        ModelConfig(architecture='autoencoder', probe_big=1)
 
 
 def test_an_integer_serves_as_a_float():
@@ -79,7 +79,7 @@ def test_an_unknown_choice_names_the_choices():
 
 def test_an_odd_pattern_size():
     with pytest.raises(ConfigError, match='pattern_size_px is odd'):
-        ModelConfig(pattern_size_px=65)
+        ModelConfig(architecture='autoencoder', pattern_size_px=65)
 
 
 def test_settings_are_frozen():

@@ -16,6 +16,8 @@ from ptychopinn_plugin.geometry import windows
 from ptychopinn_plugin.scaling import normalised_probe
 from ptychopinn_plugin.simulate import Simulation, simulate_scan
 
+PATCHES = ModelConfig(architecture='autoencoder')
+
 
 def test_reconstruct_tells_everything(toy, small_scan):
     seen = []
@@ -36,7 +38,7 @@ def test_reconstruct_tells_everything(toy, small_scan):
 
 
 def test_auto_start_takes_the_network_when_there_is_a_model(toy, small_scan):
-    model = pp.train(small_scan, training=TrainingConfig(epochs=1))
+    model = pp.train(small_scan, model=PATCHES, training=TrainingConfig(epochs=1))
     result = pp.reconstruct(small_scan, model, reconstruction=ReconstructionConfig(sweeps=0))
     assert result.start == 'network'
     assert (result.image.object == 1).all()
@@ -50,14 +52,14 @@ def test_network_start_needs_a_model(toy, small_scan):
 
 
 def test_model_of_another_pattern_size_is_refused(toy, small_scan):
-    model = pp.train(small_scan, training=TrainingConfig(epochs=1))
+    model = pp.train(small_scan, model=PATCHES, training=TrainingConfig(epochs=1))
     other = simulate_scan(Simulation(pattern_size_px=64, object_size_px=120, patterns=4))
     with pytest.raises(ConfigError, match=r'another size.*N=32.*N=64'):
         pp.reconstruct(other, model)
 
 
 def test_train_takes_the_size_from_the_data(toy, small_scan):
-    model = pp.train(small_scan, training=TrainingConfig(epochs=2))
+    model = pp.train(small_scan, model=PATCHES, training=TrainingConfig(epochs=2))
     assert model.config.pattern_size_px == 32
     assert model.summary['versions'] == {'toy': '1'}
     assert len(model.history) == 2
@@ -66,7 +68,7 @@ def test_train_takes_the_size_from_the_data(toy, small_scan):
 def test_scans_of_different_sizes_are_refused(toy, small_scan):
     other = simulate_scan(Simulation(pattern_size_px=64, object_size_px=120, patterns=4))
     with pytest.raises(DataError, match='different sizes'):
-        pp.train([small_scan, other])
+        pp.train([small_scan, other], model=PATCHES)
 
 
 def test_no_scan_is_refused(toy):
@@ -77,7 +79,9 @@ def test_no_scan_is_refused(toy):
 def test_another_network_is_no_start(toy, small_scan):
     model = pp.train(small_scan, training=TrainingConfig(epochs=1))
     with pytest.raises(ConfigError, match='another network'):
-        pp.train(small_scan, model=ModelConfig(gridsize=2), initial=model)
+        pp.train(
+            small_scan, model=ModelConfig(architecture='autoencoder', gridsize=2), initial=model
+        )
 
 
 def test_stop_keeps_what_was_trained(toy, small_scan):

@@ -22,7 +22,7 @@ def sizes(made):
 
 @pytest.mark.parametrize('side', SIDES)
 def test_every_even_size_has_symmetric_pads_and_crops(side):
-    made = plan(ModelConfig(pattern_size_px=side))
+    made = plan(ModelConfig(architecture='autoencoder', pattern_size_px=side))
     _deepest, fine, frame = sizes(made)
     pad = made.padded_px - side
     assert 0 <= pad < 2 ** len(made.encoder)
@@ -36,7 +36,7 @@ def test_every_even_size_has_symmetric_pads_and_crops(side):
 
 @pytest.mark.parametrize('side', SIDES)
 def test_the_deepest_map_is_about_as_large_for_every_size(side):
-    assert 4 <= sizes(plan(ModelConfig(pattern_size_px=side)))[0] <= 12
+    assert 4 <= sizes(plan(ModelConfig(architecture='autoencoder', pattern_size_px=side)))[0] <= 12
 
 
 def test_stages_grow_with_the_size():
@@ -49,7 +49,9 @@ def test_stages_grow_with_the_size():
 @pytest.mark.parametrize('gridsize', [1, 2, 4])
 @pytest.mark.parametrize('framed', [True, False])
 def test_names_are_unique_and_channels_chain(side, gridsize, framed):
-    config = ModelConfig(pattern_size_px=side, gridsize=gridsize, probe_big=framed)
+    config = ModelConfig(
+        architecture='autoencoder', pattern_size_px=side, gridsize=gridsize, probe_big=framed
+    )
     made = plan(config)
     names = [c.name for c in made.convolutions()]
     assert len(set(names)) == len(names)
@@ -68,7 +70,7 @@ def test_names_are_unique_and_channels_chain(side, gridsize, framed):
 
 
 def test_weights_follow_the_convolutions():
-    config = ModelConfig(gridsize=2)
+    config = ModelConfig(architecture='autoencoder', gridsize=2)
     shapes = weight_shapes(config)
     convolutions = plan(config).convolutions()
     assert len(shapes) == 2 * len(convolutions)
@@ -80,16 +82,18 @@ def test_weights_follow_the_convolutions():
 
 def test_the_published_size():
     """2.25 M parameters at N = 64."""
-    shapes = weight_shapes(ModelConfig(pattern_size_px=64))
+    shapes = weight_shapes(ModelConfig(architecture='autoencoder', pattern_size_px=64))
     assert sum(map(prod, shapes.values())) == pytest.approx(2.25e6, rel=0.005)
 
 
 def test_the_filter_scale_multiplies():
-    one, two = (plan(ModelConfig(n_filters_scale=k)).encoder for k in (1, 2))
+    one, two = (
+        plan(ModelConfig(architecture='autoencoder', n_filters_scale=k)).encoder for k in (1, 2)
+    )
     assert [s[0].outputs * 2 for s in one] == [s[0].outputs for s in two]
 
 
 @pytest.mark.parametrize('side', SIDES)
 def test_the_narrowest_stage_keeps_channels_for_both_paths(side):
-    made = plan(ModelConfig(pattern_size_px=side, n_filters_scale=1))
+    made = plan(ModelConfig(architecture='autoencoder', pattern_size_px=side, n_filters_scale=1))
     assert min(d.head.inputs for d in made.decoders.values()) >= 4

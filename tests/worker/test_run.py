@@ -78,7 +78,7 @@ def training(small_scan, tmp_path):
         save_scan(small_scan, file)
         more = {'scans': (file,), **more}
         return TrainJob(
-            model=ModelConfig(),
+            model=ModelConfig(architecture='autoencoder'),
             training=TrainingConfig(epochs=epochs),
             runtime=RuntimeConfig(),
             checkpoints=tmp_path / 'checkpoints',

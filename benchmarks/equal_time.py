@@ -1,0 +1,88 @@
+"""What the network buys at equal time: sweeps with it against sweeps without it that may go on for
+as long.
+
+    python benchmarks/equal_time.py [--seeds 2] [--repeats 3]
+
+Five kinds of scans, each with several seeds. For every number of sweeps the least time of some
+repeats and the phase SSIM are taken with and without the network; the quality without it at the
+time that it took with it is interpolated. Prints a line per scan and number, and a JSON object
+last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from ptychopinn_plugin import pipeline
+from ptychopinn_plugin.backends import registry
+from ptychopinn_plugin.config import ReconstructionConfig, RuntimeConfig
+from ptychopinn_plugin.metrics import compare
+from ptychopinn_plugin.scan import Scan
+from ptychopinn_plugin.simulate import Simulation, simulate_scan
+
+SWEEPS = (4, 6, 8, 10, 14, 20, 28)
+CASES = {
+    'dense, 1e6 photons': Simulation(specimen='photographs', patterns=1000),
+    '3e4 photons': Simulation(specimen='photographs', patterns=600, photons_per_frame=3e4),
+    '18 px raster': Simulation(specimen='lines', patterns=144, object_size_px=262, scan='raster'),
+    'N = 128, zone plate': Simulation(
+        specimen='leaves',
+        pattern_size_px=128,
+        object_size_px=360,
+        patterns=500,
+        photons_per_frame=2e5,
+    ),
+    'lines': Simulation(specimen='lines', patterns=1000),
+}
+FIRST_SEED = 7001
+BACKEND = registry.load('torch')
+RUNTIME = RuntimeConfig(device='cpu')
+
+
+def measured(scan: Scan, network: bool, repeats: int) -> Iterator[tuple[float, float]]:
+    """Yield (seconds, phase SSIM) for each number of sweeps."""
+    for sweeps in SWEEPS:
+        config = ReconstructionConfig(sweeps=sweeps, network_correction=network)
+        best = float('inf')
+        for _ in range(repeats):
+            begun = time.perf_counter()
+            *_, last = pipeline.iterate(
+                scan, backend=BACKEND, reconstruction=config, runtime=RUNTIME
+            )
+            best = min(best, time.perf_counter() - begun)
+        yield best, compare(last.image.object, scan.true_object, last.image.weight).phase_ssim
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--seeds', type=int, default=2)
+    parser.add_argument('--repeats', type=int, default=3)
+    args = parser.parse_args()
+    results: dict[str, list[dict[str, float]]] = {}
+    for name, settings in CASES.items():
+        for seed in range(FIRST_SEED, FIRST_SEED + args.seeds):
+            scan = simulate_scan(replace(settings, seed=seed))
+            with_it = list(measured(scan, True, args.repeats))
+            seconds, quality = zip(*measured(scan, False, args.repeats), strict=True)
+            order = np.argsort(seconds)
+            for sweeps, (took, found) in zip(SWEEPS, with_it, strict=True):
+                alone = float(np.interp(took, np.take(seconds, order), np.take(quality, order)))
+                print(
+                    f'{name}, seed {seed}, {sweeps:2d} sweeps, {took:.2f} s: {found:.4f} with, '
+                    f'{alone:.4f} without, {found - alone:+.4f}'
+                )
+                results.setdefault(name, []).append(
+                    {'seed': seed, 'sweeps': sweeps, 's': took, 'with': found, 'without': alone}
+                )
+    print(json.dumps(results))
+
+
+if __name__ == '__main__':
+    main()
