@@ -5,9 +5,9 @@ Small operations of the frameworks take fresh memory, and their loops over compl
 vectorised: NumPy's take a third of the time or less. GPUs and gradients have the functions of
 `backends.*.physics`.
 
-With an even side the waves carry a chessboard of signs, which moves the zero frequency to the
-middle, where the detector has it, so that counts are used as they are stored; with an odd side the
-counts are moved. Letters as in `scan`.
+The waves carry a chessboard of signs, which moves the zero frequency to the middle, where the
+detector has it (the sides of patterns are even), so that counts are used as they are stored.
+Letters as in `scan`.
 """
 
 from __future__ import annotations
@@ -67,24 +67,18 @@ class FarField:
 
     def __init__(self, transforms: Transforms, scan: Scan, probe: Complex, size: int) -> None:
         self.transforms, self.scan, self.side = transforms, scan, scan.side_px
-        self.even = self.side % 2 == 0
-        self.good = None if not scan.bad_pixels.any() else self._placed(~scan.bad_pixels)
+        good = ~scan.bad_pixels
+        self.good = None if good.all() else good.astype(np.float32)
         place = np.arange(self.side)
         sign = np.where((place[:, None] + place) % 2, -1, 1).astype(np.float32)
-        self.shifted = ShiftedProbe(probe, sign if self.even else None, transforms.product)
+        self.shifted = ShiftedProbe(probe, sign, transforms.product)
         shape = (size, *probe.shape)
         self.waves = transforms.empty(shape)
         self.modulus = np.empty((size, 1, self.side, self.side), np.float32)
 
-    def _placed(self, values: Array) -> Float:
-        """Return detector arrays (..., N, N) as the transforms have them, float32."""
-        if not self.even:
-            values = np.fft.ifftshift(values, axes=(-2, -1))
-        return np.ascontiguousarray(values, np.float32)
-
     def measured(self, rows: Rows) -> Float:
         """Return the amplitudes times N, (B, 1, N, N), of patterns; zero on bad pixels."""
-        found = self._placed(amplitudes(self.scan.counts[rows]) * np.float32(self.side))
+        found = amplitudes(self.scan.counts[rows]) * np.float32(self.side)
         if self.good is not None:
             found *= self.good
         return found[:, None]
@@ -110,11 +104,7 @@ class FarField:
 
     def ramps(self, modulus: Float, miss: Float) -> Float:
         """Return the `ramp_sums` (B, 5) of moduli and misses (B, 1, N, N)."""
-        if self.even:
-            return ramp_sums(modulus[:, 0], miss[:, 0], self.good)
-        good = None if self.good is None else np.fft.fftshift(self.good)
-        middle, missed = (np.fft.fftshift(v[:, 0], axes=(-2, -1)) for v in (modulus, miss))
-        return ramp_sums(middle, missed, good)
+        return ramp_sums(modulus[:, 0], miss[:, 0], self.good)
 
 
 def merge(canvas: Array, corners: Corners, patches: Array) -> None:
@@ -159,7 +149,7 @@ def predict(
         error += float(np.dot(flat, flat))
 
     def pattern(row: int) -> Float:
-        found = (moduli(np.array([row]))[0, 0] / scan.side_px) ** 2
-        return found if far.even else np.fft.fftshift(found)
+        found: Float = (moduli(np.array([row]))[0, 0] / scan.side_px) ** 2
+        return found
 
     return error / scan.side_px**2 / max(float(scan.totals[rows].sum()), 1), pattern

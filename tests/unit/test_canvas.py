@@ -20,6 +20,7 @@ from ptychopinn_plugin.canvas import (
 from ptychopinn_plugin.canvas_plan import INPUTS, MULTIPLE_PX, OUTPUTS, WIDTHS, canvas_plan
 from ptychopinn_plugin.geometry import illumination
 from ptychopinn_plugin.scaling import normalised_probe
+from ptychopinn_plugin.simulate import Simulation, simulate_scan
 from ptychopinn_plugin.slow_phase import plane
 
 STATE = {'loss': 0.01, 'pace': 0.5, 'number': 4}
@@ -147,3 +148,11 @@ def test_channels_of_the_plan_chain():
         assert (up.inputs, up.outputs) == (down.outputs, down.inputs)
     names = [c.name for c in made.convolutions()]
     assert len(set(names)) == len(names)
+
+
+def test_sparse_is_a_scan_of_few_overlaps():
+    found = {}
+    for patterns in (100, 700):
+        scan = simulate_scan(Simulation(patterns=patterns, object_size_px=220, seed=3))
+        found[patterns] = Canvas(scan, normalised_probe(scan)).sparse
+    assert found == {100: True, 700: False}
