@@ -77,11 +77,11 @@ class FarField:
         self.modulus = np.empty((size, 1, self.side, self.side), np.float32)
 
     def measured(self, rows: Rows) -> Float:
-        """Return the amplitudes times N, (B, 1, N, N), of patterns; zero on bad pixels."""
+        """Return the amplitudes times N, (B, N, N), of patterns; zero on bad pixels."""
         found = amplitudes(self.scan.counts[rows]) * np.float32(self.side)
         if self.good is not None:
             found *= self.good
-        return found[:, None]
+        return found
 
     def light(self, coefficients: Float) -> Complex:
         """Return the probes (B, P, N, N), with their signs, for coefficients (B, K)."""
@@ -144,7 +144,7 @@ def predict(
         found = moduli(part)
         if far.good is not None:
             found *= far.good
-        found -= far.measured(part)
+        found -= far.measured(part)[:, None]
         flat = found.reshape(-1)
         error += float(np.dot(flat, flat))
 

@@ -24,6 +24,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import pairwise
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -215,6 +216,30 @@ def kept(store: dict[int, T] | None, number: int, make: Callable[[], T]) -> T:
     return store[number]
 
 
+class Store:
+    """One array (N, N) per pattern, made batch by batch and kept in one piece of memory: thousands
+    of pieces leave as much again in the gaps.
+    """
+
+    def __init__(self, sweeper: Sweeper) -> None:
+        ends = np.cumsum([len(b.rows) for b in sweeper.batches])
+        self._places = [slice(a, b) for a, b in pairwise([0, *ends.tolist()])]
+        self._values = np.empty((ends[-1], sweeper.side, sweeper.side), np.float32)
+        self._made: set[int] = set()
+
+    def get(self, number: int, make: Callable[[], Float]) -> Float:
+        """Return the arrays (B, N, N) of a batch, which `make` makes the first time."""
+        values = self._values[self._places[number]]
+        if number not in self._made:
+            values[:] = make()
+            self._made.add(number)
+        return values
+
+    def forget(self) -> None:
+        """Let everything be made anew."""
+        self._made.clear()
+
+
 class HostStep:
     """A step on a CPU, in place."""
 
@@ -226,8 +251,8 @@ class HostStep:
         self.light = np.zeros(sweeper.object.shape, np.float32)
         # Amplitudes and denominators are kept between sweeps while they fit.
         held = 8 * len(sweeper.scan) * sweeper.side**2 <= CACHE_BYTES
-        self.measured: dict[int, Float] | None = {} if held else None
-        self.shares: dict[int, Float] | None = {} if held and not sweeper.update_probe else None
+        self.measured = Store(sweeper) if held else None
+        self.shares = Store(sweeper) if held and not sweeper.update_probe else None
         self.slopes: FarField | None = None
         self.take_places()
 
@@ -237,19 +262,25 @@ class HostStep:
         self.coefficients = [self.far.shifted.coefficients(b.shift_px) for b in batches]
         self.slopes = None
         if self.shares is not None:
-            self.shares.clear()
+            self.shares.forget()
 
     def __call__(self, number: int, plan: SweepPlan) -> tuple[float, Float | None, Float | None]:
         """Correct the object (and the probe) by one batch; see `Step`."""
         s, far, batch = self.sweeper, self.far, self.sweeper.batches[number]
         count, corners = len(batch.rows), batch.corners
         probes = far.light(self.coefficients[number])
-        share = kept(self.shares, number, partial(self._share, batch, probes))
+        if self.shares is None:
+            share = self._share(batch, probes)
+        else:
+            share = self.shares.get(number, partial(self._share, batch, probes))
         # Transforms without a norm are faster than unitary ones; the amplitudes carry the factor N.
         field = far.field(s.object, corners, probes)
         modulus, miss = far.moduli(field), self.miss[:count]
-        amplitude = kept(self.measured, number, partial(far.measured, batch.rows))
-        np.subtract(amplitude, modulus, out=miss)
+        if self.measured is None:
+            amplitude = far.measured(batch.rows)
+        else:
+            amplitude = self.measured.get(number, partial(far.measured, batch.rows))
+        np.subtract(amplitude[:, None], modulus, out=miss)
         if far.good is not None:
             miss *= far.good
         flat = miss.reshape(-1)

@@ -66,7 +66,7 @@ def test_some_patterns_have_an_error_of_their_own(scan, image):
 
 def test_amplitudes_lie_where_the_detector_has_them(scan):
     far = FarField(PLAIN, scan, normalised_probe(scan), 4)
-    found = far.measured(np.array([1, 2]))[:, 0]
+    found = far.measured(np.array([1, 2]))
     wanted = np.sqrt(scan.counts[[1, 2]] * ~scan.bad_pixels) * scan.side_px
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
@@ -76,7 +76,7 @@ def test_ramps_are_those_of_the_detector(scan, image):
     at, rows = windows(scan), np.arange(4)
     probes = far.light(far.shifted.coefficients(at.shift_px[rows]))
     modulus = far.moduli(far.field(image.object, corners_of(at.corner_px[rows]), probes)).copy()
-    miss = far.measured(rows) - modulus * (1 if far.good is None else far.good)
+    miss = far.measured(rows)[:, None] - modulus * (1 if far.good is None else far.good)
     wanted_modulus = np.sqrt(expected(scan, image)[rows]).astype(np.float32) * scan.side_px
     good = (~scan.bad_pixels).astype(np.float32)
     wanted_miss = (np.sqrt(scan.counts[rows]) * scan.side_px - wanted_modulus) * good
