@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from ..apart import apart, size_of
 from ..scan import Scan
 from .counts import as_counts, judged
 from .formats import file_format, file_of, load_scan
 from .npz import PATTERN_KEYS, SCALE_KEY, Archive, open_npz
 from .objects import load_object
-from .paths import Source
+from .pair import PRODUCT_FILE
+from .paths import Source, kind_of
 from .product import load_product
 
 
@@ -23,6 +25,13 @@ def describe(path: Source) -> dict[str, Any]:
     Raises `DataError` when the file is none of them.
     """
     file, _ = file_of(Path(path))
+    if kind_of(file) == 'npz':
+        return _facts(path, file)
+    other = file.parent / PRODUCT_FILE
+    return apart(lambda: _facts(path, file), size_of(file, other), name=file.name)
+
+
+def _facts(path: Source, file: Path) -> dict[str, Any]:
     kind = file_format(file)
     if kind == 'product':
         return _product(file)

@@ -10,10 +10,12 @@ breaks it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..apart import apart, size_of
 from ..atomic import atomic_path
 from ..errors import DataError, explain, require
 from ..geometry import pixel_size_m
@@ -78,6 +80,10 @@ class Product:
 def load_product(path: Source) -> Product:
     """Return a product file of the host (DC-9); a multi-layer object is refused."""
     file = existing_file(path)
+    return apart(lambda: _load(file), size_of(file), name=file.name, kinds=[Product])
+
+
+def _load(file: Path) -> Product:
     with open_hdf5(file) as h5:
         obj, probe = dataset_at(h5, 'object'), read(h5, 'probe')
         size = _pair(obj, 'pixel_height_m', 'pixel_width_m')

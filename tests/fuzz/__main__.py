@@ -28,9 +28,10 @@ BATCH = 20_000  # then a fresh child: what leaks is seen, and stays small
 WALL_S = 30.0  # of silence, with the processor at work or not
 HANG_S, MEMORY_KIB = 5.0, 2**20
 MOST_KEPT = 40
+AGAIN = 'again'  # the input that killed the last child
 FIELDS: dict[str, Any] = {
     'inputs': 0, 'outcomes': {}, 'crashes': 0, 'hangs': 0, 'slowest': 0.0, 'peak_kib': 0,
-    'seconds': 0.0, 'guided': 0, 'child': 0,
+    'seconds': 0.0, 'guided': 0, 'child': 0, 'deaths': 0,
 }  # fmt: skip
 
 
@@ -83,7 +84,9 @@ def _fuzz(reader: str, options: argparse.Namespace) -> None:
 def _run(
     reader: str, folder: Path, total: dict[str, Any], count: int, options: argparse.Namespace
 ) -> None:
+    again = options.state.resolve() / AGAIN
     arguments = {
+        'again': str(again) if again.exists() else '',
         'reader': reader, 'folder': str(folder), 'seed': options.seed, 'first': total['inputs'],
         'count': count, 'guided': options.guided,
     }  # fmt: skip
@@ -118,16 +121,37 @@ def _run(
                     _keep(reader, folder, options.state, outcome, detail, total)
         code = child.wait()
     total['guided'] += done if options.guided else 0
+    if done and arguments['again']:
+        again.unlink()
     if done >= count and code == 0:
         return
-    if not done and not hung and code not in (-signal.SIGSEGV, -signal.SIGABRT):
+    if not done and not hung and code > 0:
         raise SystemExit(f'The child could not start:\n{log.read_text()[-3000:]}')
     total['child'] = done + 1
     hung = hung or code == -signal.SIGXCPU
+    if done or not arguments['again']:
+        # It was read without the copy that protects the product: now with it.
+        total['deaths'] += 1
+        shutil.copyfile(folder.parent / LAST, options.state / AGAIN)
+        _keep(reader, folder, options.state, '! death', why_of(hung, code, log), total)
+        return
+    again.unlink()
     total['hangs' if hung else 'crashes'] += 1
     total['inputs'] += 1
-    why = f'{"hang" if hung else "crash"}, exit code {code}\n{log.read_text()[-2000:]}'
-    _keep(reader, folder, options.state, '! hang' if hung else '! crash', why, total)
+    _keep(
+        reader,
+        folder,
+        options.state,
+        '! hang' if hung else '! crash',
+        why_of(hung, code, log),
+        total,
+    )
+
+
+def why_of(hung: bool, code: int, log: Path) -> str:
+    """Return how a child ended."""
+    how = 'hang' if hung else 'crash'
+    return f'{how}, exit code {code}\n{log.read_text(errors="replace")[-2000:]}'
 
 
 def _count(total: dict[str, Any], outcome: str, took: float, grown: int) -> None:
@@ -177,8 +201,10 @@ def _failed(total: dict[str, Any]) -> int:
 
 
 _HEAD = (
-    '| reader | inputs | of them guided | read | refused | other errors | crashes | hangs | slowest | memory |'
-    '\n|---|---|---|---|---|---|---|---|---|---|'
+    '| reader | inputs | guided | read | refused '
+    '| other errors | survived '
+    '| crashes | hangs | slowest | memory |'
+    '\n|---|---|---|---|---|---|---|---|---|---|---|'
 )
 
 
@@ -190,7 +216,7 @@ def _row(reader: str, total: dict[str, Any]) -> str:
     others = ', '.join(f'{k[2:]} {n}' for k, n in sorted(strange.items())) or '0'
     return (
         f'| {reader} | {total["inputs"]} | {total["guided"]} | {outcomes.get("read", 0)} | {shown} '
-        f'| {others} | {total["crashes"]} | {total["hangs"]} | {total["slowest"]:.2f} s '
+        f'| {others} | {total["deaths"]} | {total["crashes"]} | {total["hangs"]} | {total["slowest"]:.2f} s '
         f'| {total["peak_kib"] / 1024:.0f} MiB |'
     )
 

@@ -79,14 +79,26 @@ def _put_number(made: bytearray, at: int, rng: random.Random) -> None:
 # --- HDF5 -----------------------------------------------------------------------------------------
 
 
+# HDF5 files made by h5py alone: a damaged one could kill the process that makes the inputs.
+_sound: set[int] = set()
+
+
+def trust(data: bytes) -> None:
+    """Note that the HDF5 files in a valid input can be opened here."""
+    members = {**_members(data), **unpack(data)}
+    _sound.update(hash(d) for d in (data, *members.values()))
+    for name, part in members.items():
+        if name.endswith('.zip'):
+            trust(part)
+
+
 def hdf5(data: bytes, other: bytes, rng: random.Random) -> bytes:
     """Change an HDF5 file: mostly its records, which are a small part of it."""
     kind = rng.random()
-    if kind < 0.25:
-        try:
-            return rebuilt(data, rng)
-        except (OSError, ValueError, TypeError, KeyError, RuntimeError, OverflowError):
-            pass  # the input was no longer a file that can be rebuilt
+    if kind < 0.25 and hash(data) in _sound:
+        made_anew = rebuilt(data, rng)
+        _sound.add(hash(made_anew))
+        return made_anew
     made = bytearray(data)
     places = records(data)
     for _ in range(rng.choice((1, 1, 2, 3, 8))):
@@ -125,8 +137,8 @@ def rebuilt(data: bytes, rng: random.Random) -> bytes:
         names: list[str] = []
         h5.visit(names.append)
         for _ in range(rng.choice((1, 1, 2))):
-            name = rng.choice(names)
-            item = h5[name] if name in h5 else h5
+            name = rng.choice([n for n in names if n in h5] or ['entry_1'])
+            item = h5[name] if name in h5 else h5  # noqa: SIM401 - get opens links
             if rng.random() < 0.35:
                 _attribute(item if rng.random() < 0.7 else h5, rng)
             else:
@@ -195,7 +207,7 @@ def _dataset(h5: Any, name: str, item: Any, rng: random.Random) -> None:
         layout[...] = h5py.VirtualSource(rng.choice((OUTSIDE, '.')), '/object', shape or (3,))
         h5.create_virtual_dataset(name, layout)
     elif kind == 4:
-        h5.create_dataset(name, ['a', 'b'], dtype=h5py.string_dtype())
+        h5.create_dataset(name, data=['a', 'b'], dtype=h5py.string_dtype())
     elif kind == 5:
         h5.create_dataset(name, (3,), dtype=rng.choice((h5py.ref_dtype, h5py.regionref_dtype)))
     elif kind == 6:
