@@ -24,7 +24,7 @@ from .child import LAST
 from .readers import put
 from .seeds import READERS
 
-BATCH = 20_000  # then a fresh child: what leaks is seen, and stays small
+BATCH = 5_000  # then a fresh child: what leaks is seen, and stays small
 WALL_S = 30.0  # of silence, with the processor at work or not
 HANG_S, MEMORY_KIB = 5.0, 2**20
 MOST_KEPT = 40
@@ -214,11 +214,12 @@ def _row(reader: str, total: dict[str, Any]) -> str:
     strange = {k: n for k, n in outcomes.items() if k.startswith('!')}
     shown = ', '.join(f'{k} {n}' for k, n in sorted(refused.items())) or '0'
     others = ', '.join(f'{k[2:]} {n}' for k, n in sorted(strange.items())) or '0'
-    return (
-        f'| {reader} | {total["inputs"]} | {total["guided"]} | {outcomes.get("read", 0)} | {shown} '
-        f'| {others} | {total["deaths"]} | {total["crashes"]} | {total["hangs"]} | {total["slowest"]:.2f} s '
-        f'| {total["peak_kib"] / 1024:.0f} MiB |'
-    )
+    cells = (
+        reader, total['inputs'], total['guided'], outcomes.get('read', 0), shown, others,
+        total['deaths'], total['crashes'], total['hangs'], f'{total["slowest"]:.2f} s',
+        f'{total["peak_kib"] / 1024:.0f} MiB',
+    )  # fmt: skip
+    return f'| {" | ".join(map(str, cells))} |'
 
 
 def _memory() -> str | None:
