@@ -71,6 +71,15 @@ class Archive:
 
     def _check_header(self, key: str) -> None:
         info = self._zip.getinfo(key + '.npy')
+        # Others take memory as their own headers say, and numpy writes these two alone.
+        require(
+            info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED),
+            DataError,
+            f'The array {key} is packed in an unusual way',
+            expected='stored or deflated arrays',
+            received=f'compression={info.compress_type}',
+            cure='Save it again with numpy.savez',
+        )
         with self._zip.open(info) as stream:
             version = npy.read_magic(stream)
             read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
@@ -187,6 +196,12 @@ def _declared(archive: Archive, diffraction: str) -> str:
 
 def _mask(archive: Archive) -> Bool | None:
     stored = archive.get('bad_pixels')
+    require(
+        stored is None or stored.dtype.kind in 'buif',
+        DataError,
+        'bad_pixels does not hold numbers',
+        received=f'bad_pixels.dtype={None if stored is None else stored.dtype}',
+    )
     return None if stored is None else stored.astype(bool)
 
 

@@ -1,0 +1,314 @@
+"""What the fuzzer found, and a short slice of it with a fixed seed (`make fuzz` runs the rest)."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import random
+import signal
+import stat
+import time
+import zipfile
+
+import h5py
+import numpy as np
+import pytest
+from fuzz import mutations
+from fuzz.readers import put, read, turn_of
+from fuzz.seeds import H, M, N, W, pack, seeds, small_scan, unpack
+
+from ptychopinn_plugin import apart, archive, files
+from ptychopinn_plugin.errors import DataError, ModelFileError, WorkerError, explain
+from ptychopinn_plugin.scan import Scan
+from ptychopinn_plugin.worker import client, protocol
+
+forks = pytest.mark.skipif(not apart.AVAILABLE, reason='no copy of the process here')
+
+
+@pytest.mark.parametrize(
+    ('reader', 'count'),
+    [
+        ('npz', 250), ('hdf5', 30), ('cxi', 20), ('pair', 25), ('product', 30), ('model', 80),
+        ('settings', 1000), ('message', 400), ('job', 150),
+    ],
+)  # fmt: skip
+def test_hostile_inputs_are_read_or_refused(reader, count, tmp_path, caplog):
+    """DC-10, DC-11, MA-8: one line in a `PluginError`, and nothing written."""
+    caplog.set_level(logging.CRITICAL)
+    valid = seeds(reader)
+    for data in valid:
+        mutations.trust(data)
+        assert read(reader, put(reader, data, tmp_path)) in ('read', 'DataError')
+    rng = random.Random(f'7/{reader}')
+    before = set(os.listdir(tmp_path))
+    for _ in range(count):
+        data = mutations.mutate(reader, rng.choice(valid), rng.choice(valid), rng)
+        read(reader, put(reader, data, tmp_path), turn_of(data))
+    assert set(os.listdir(tmp_path)) == before
+
+
+# --- the copy of the process ----------------------------------------------------------------------
+
+
+@forks
+def test_a_crash_in_the_copy_is_one_line():
+    """A library in C that dies takes only the copy with it."""
+    for how in (signal.SIGSEGV, signal.SIGKILL, signal.SIGABRT):
+        with pytest.raises(DataError, match=r'^x\.h5: .*it ended the process that read it'):
+            apart.apart(lambda how=how: os.kill(os.getpid(), how), 0, name='x.h5')
+    with pytest.raises(ModelFileError, match='damaged'):
+        apart.apart(lambda: os._exit(0), 0, name='x.h5', kind=ModelFileError)
+
+
+@forks
+def test_a_hang_in_the_copy_ends(monkeypatch):
+    monkeypatch.setattr(apart, 'CPU_S', 0.0)
+    start = time.monotonic()
+    with pytest.raises(DataError, match='it took too long'):
+        apart.apart(lambda: [None for _ in iter(int, 1)], 0, name='x')
+    monkeypatch.setattr(apart, 'WALL_S', 0.2)
+    with pytest.raises(DataError, match='it took too long'):
+        apart.apart(lambda: time.sleep(60), 0, name='x')
+    assert time.monotonic() - start < 20
+    with pytest.raises(ChildProcessError):  # none is left
+        os.waitpid(-1, os.WNOHANG)
+
+
+@forks
+def test_the_copy_has_little_memory(monkeypatch):
+    with pytest.raises(MemoryError):
+        apart.apart(lambda: np.ones(2**28), 0, name='x')  # 2 GiB
+
+
+@forks
+def test_the_copy_has_no_files_of_its_parent(tmp_path):
+    with open(tmp_path / 'secret', 'w') as stream:
+        number = stream.fileno()
+
+        def found():
+            try:
+                os.fstat(number)
+            except OSError:
+                return 'closed'
+            return 'open'
+
+        assert apart.apart(found, 0, name='x') == 'closed'
+
+
+@forks
+def test_everything_comes_back_from_the_copy(caplog):
+    """Arrays of any kind, containers, dataclasses, log lines and errors."""
+    scan = small_scan(truth=True)
+    arrays = [
+        np.zeros((0, 3), np.float32), np.float64(2.5), np.array(True), np.array(['ab', 'c']),
+        np.arange(6, dtype='>i8')[::2], np.array(1 + 2j, np.complex64),
+    ]  # fmt: skip
+
+    def answer():
+        logging.getLogger('ptychopinn_plugin.files').warning('seen %d', 7)
+        return {'scan': scan, 'arrays': arrays, 'pair': (1, (None, 'x'), 2.5), 'none': None}
+
+    with caplog.at_level(logging.INFO):
+        back = apart.apart(answer, 0, name='x')
+    assert 'seen 7' in caplog.text
+    assert back['pair'] == (1, (None, 'x'), 2.5)
+    assert back['none'] is None
+    for given, found in zip(arrays, back['arrays'], strict=True):
+        np.testing.assert_array_equal(given, found)
+    assert isinstance(back['scan'], Scan)
+    assert back['scan'].geometry == scan.geometry
+    assert back['scan'].frame == scan.frame
+    np.testing.assert_array_equal(back['scan'].counts, scan.counts)
+    back['scan'].counts[:] = 0  # the arrays are the caller's own
+
+    def fails():
+        raise OverflowError('why')
+
+    with pytest.raises(OverflowError, match='why') as caught:
+        apart.apart(fails, 0, name='x')
+    assert 'in fails' in caught.value.__notes__[0]
+
+
+def forged(where, change):
+    """Return a training file with a change to its bytes at the record of `where`."""
+    data = bytearray(seeds('hdf5')[0])
+    at = data.index(where)
+    change(data, at)
+    return bytes(data)
+
+
+@forks
+def test_hdf5_files_are_read_in_the_copy(tmp_path, monkeypatch):
+    """No reader of HDF5 asks libhdf5 in the process of the caller."""
+    folder = tmp_path / 'pair'
+    for reader in ('hdf5', 'cxi', 'pair', 'product'):
+        path = put(reader, seeds(reader)[0], tmp_path)
+        own = os.getpid()
+        real = h5py.File
+
+        def guarded(*args, real=real, own=own, **more):
+            assert os.getpid() != own, 'libhdf5 was asked in this process'
+            return real(*args, **more)
+
+        monkeypatch.setattr(h5py, 'File', guarded)
+        for look in (files.load_scan, files.describe, files.is_scan, files.load_object):
+            if reader == 'product' and look is files.load_scan:
+                files.load_product(path)
+            elif not (reader == 'pair' and look is files.load_object):
+                look(path)
+        monkeypatch.setattr(h5py, 'File', real)
+    assert not folder.exists()
+    model = put('model', seeds('model')[0], tmp_path)
+    monkeypatch.setattr(h5py, 'File', guarded)
+    assert archive.load_model(model).weights
+
+
+def test_reading_apart_costs_little(tmp_path):
+    """A tenth of a second at most, on top of reading it in the process itself."""
+    path = put('hdf5', seeds('hdf5')[0], tmp_path)
+
+    def best():
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            files.load_scan(path)
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    assert best() < 0.1
+
+
+# --- messages -------------------------------------------------------------------------------------
+
+
+def test_names_in_a_file_do_not_steer_a_terminal():
+    text = explain('bad\x1b[2J', received='\x07' + '\udc80' + 'é' + 'x' * 10**6)
+    assert text.isprintable()
+    assert 'é' in text
+    assert len(text) < 3000
+
+
+def test_a_long_name_in_a_zip_makes_no_long_message(tmp_path):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, 'w') as z:
+        z.writestr('a' * 60_000 + '.npy', b'')
+    with pytest.raises(DataError) as caught:
+        files.load_scan(put('npz', buffer.getvalue(), tmp_path))
+    assert len(str(caught.value)) < 3000
+
+
+# --- NPZ ------------------------------------------------------------------------------------------
+
+
+def npz(tmp_path, packing=zipfile.ZIP_DEFLATED, **changes):
+    """Write a training file with some arrays changed."""
+    scan = small_scan()
+    arrays = {
+        'diff3d': scan.counts, 'xcoords': scan.positions_px[:, 1],
+        'ycoords': scan.positions_px[:, 0], 'probeGuess': scan.probe,
+        'objectGuess': scan.object_guess, **changes,
+    }  # fmt: skip
+    path = tmp_path / 'a.npz'
+    with zipfile.ZipFile(path, 'w', packing) as z:
+        for name, array in arrays.items():
+            stream = io.BytesIO()
+            np.save(stream, array)
+            z.writestr(name + '.npy', stream.getvalue())
+    return path
+
+
+def test_positions_that_do_not_match_give_the_object_no_weight(tmp_path):
+    """DC-15: they made numpy raise from `stack`."""
+    image = files.load_object(npz(tmp_path, xcoords=np.zeros(M + 1)))
+    assert image.object.shape == (H, W)
+    assert (image.weight == 1).all()
+
+
+@pytest.mark.parametrize('text', [['x'] * N * N, ['0'] * N * N])
+def test_a_mask_of_words_is_refused(tmp_path, text):
+    with pytest.raises(DataError, match='bad_pixels'):
+        files.load_scan(npz(tmp_path, bad_pixels=np.array(text).reshape(N, N)))
+
+
+@pytest.mark.parametrize('packing', [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_other_packings(tmp_path, packing):
+    """LZMA raised an error of its own, and takes the memory that its header asks for."""
+    path = npz(tmp_path, packing)
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as z:
+        info = z.getinfo('xcoords.npy')
+    start = info.header_offset + 30 + len(info.filename)
+    data[start + 12 : start + 40] = b'\xff' * 28
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r'xcoords is packed in an unusual way'):
+        files.load_scan(path)
+
+
+# --- the worker -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    'facts',
+    [
+        {'event': 'Step'}, {'event': 'Step', 'share': 'x'}, {'event': 'Step', 'share': 0.5, 'x': 1},
+        {'event': 'Log', 'level': 'high', 'text': 'x'}, {'event': 'Log', 'level': True, 'text': ''},
+        {'event': 'Sweep'}, {'event': 'Sweep', 'number': '../../x'},
+        {'event': 'Sweep', 'number': -1, 'total': 3, 'loss': 1.0, 'origin_px': [0, 0]},
+        {'event': 'Sweep', 'number': 7, 'total': 3, 'loss': 1.0, 'origin_px': [0, 0]},
+        {'event': 'Sweep', 'number': 0, 'total': 3, 'loss': None, 'origin_px': [0, 0]},
+    ],
+)  # fmt: skip
+def test_an_event_that_no_child_sends(tmp_path, facts):
+    with pytest.raises(WorkerError, match='cannot be understood'):
+        protocol.Decoder(tmp_path).event(json.dumps(facts).encode())
+
+
+@pytest.mark.parametrize(
+    'line', [b'', b'{', b'[]', b'{"event": []}', b'{"event": {}}', b'{"event": "x"}', b'[' * 10**5]
+)
+def test_a_line_that_is_no_event(tmp_path, line):
+    assert protocol.Decoder(tmp_path).event(line) is None
+
+
+@pytest.mark.parametrize('text', ['', '[]', '{}', '{"runtime": 1}', '[' * 10**5, '{"runtime": {}}'])
+def test_a_damaged_job(tmp_path, text):
+    (tmp_path / protocol.JOB).write_text(text)
+    with pytest.raises(WorkerError, match='The job of this process is damaged'):
+        protocol.read_job(tmp_path)
+
+
+def test_a_job_whose_array_declares_too_much(tmp_path):
+    parts = unpack(seeds('job')[0])
+    counts = parts['counts.npy']
+    parts['counts.npy'] = counts.replace(b'(6, 8, 8), }', b'(10**9,8,8)}')
+    path = put('job', pack(parts), tmp_path)
+    with pytest.raises(WorkerError):
+        protocol.read_job(path)
+
+
+def test_a_run_is_private(tmp_path, monkeypatch):
+    """WK-8: only the user can look into the folder of a run."""
+    monkeypatch.setattr(client.tempfile, 'tempdir', str(tmp_path))
+    folder = client._job_folder()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+WORDS = (
+    'import socket', 'import pickle', 'allow_pickle=True', 'http.server', 'socketserver',
+    'multiprocessing.connection', 'weights_only=False',
+)  # fmt: skip
+
+
+def test_nothing_of_the_package_opens_a_socket_or_a_pickle():
+    """Everything between processes goes through pipes and files; nothing is unpickled."""
+    package = os.path.dirname(client.__file__) + '/..'
+    found = []
+    for folder, _, names in os.walk(package):
+        for name in names:
+            if name.endswith('.py'):
+                with open(os.path.join(folder, name), encoding='utf-8') as stream:
+                    text = stream.read()
+                found += [(name, word) for word in WORDS if word in text]
+    assert found == []
