@@ -108,7 +108,7 @@ def audit(made: dict[str, Any], auditor: str = 'pip-audit') -> int:
         lines = ended.stderr.strip().splitlines() or ['it said nothing']
         return _not_asked(lines[-1][:300])
     hit = [d for d in answer if d.get('vulns')]
-    # What is not from the index cannot be known to it: this package, and builds with a local version.
+    # What is not from the index cannot be known to it: this package, and local builds.
     local = {c['name'] for c in made['components'] if '+' in c['version']} | {PACKAGE}
     asked = [d for d in answer if 'skip_reason' not in d]
     skipped = {d['name'] for d in answer if 'skip_reason' in d}

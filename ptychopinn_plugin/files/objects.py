@@ -62,7 +62,7 @@ def _from_npz(archive: Archive, key: str | None) -> ObjectImage:
     obj = single_layer(archive.read(chosen), chosen)
     origin = pair_of(archive.get('origin_px'), 'origin_px')
     weight = archive.get('weight')
-    if weight is not None and weight.shape == obj.shape and 'xcoords' not in archive:
+    if weight is not None and _is_weight(weight, obj) and 'xcoords' not in archive:
         return ObjectImage(obj, weight.astype(np.float32), origin)
     light = None
     if all(name in archive for name in ('xcoords', 'ycoords', 'probeGuess')):
@@ -102,12 +102,16 @@ def _from_training(h5: Any) -> ObjectImage:
 
 def _from_product(product: Product, weight: Array | None = None) -> ObjectImage:
     obj = product.object if product.true_object is None else product.true_object
-    if weight is not None and weight.shape == obj.shape:
+    if weight is not None and _is_weight(weight, obj):
         return ObjectImage(obj, weight.astype(np.float32), product.origin_px)
     light = _light(product.pixels(product.positions_m), product.probe, obj, ORIGIN)
     return ObjectImage(
         obj, np.ones(obj.shape, np.float32) if light is None else light, product.origin_px
     )
+
+
+def _is_weight(stored: Array, obj: Array) -> bool:
+    return stored.shape == obj.shape and stored.dtype.kind in 'buif'
 
 
 def _scan_light(

@@ -94,6 +94,13 @@ def _load(file: Path) -> Product:
             expected='pixel sizes above zero',
             received=f'pixel_height_m={size[0]}, pixel_width_m={size[1]}',
         )
+        require(
+            probe.ndim in (2, 3, 4),
+            DataError,
+            'The probe has the wrong rank',
+            expected='(N, N), (modes, N, N) or (bases, modes, N, N)',
+            received=f'probe.shape={probe.shape}',
+        )
         origin = obj.attrs.get('origin_px')
         return Product(
             object=single_layer(obj[()]),

@@ -246,6 +246,34 @@ def test_other_packings(tmp_path, packing):
         files.load_scan(path)
 
 
+def result(tmp_path, **changes):
+    image = np.ones((H, W), np.complex64)
+    arrays = {'object': image, 'weight': np.full((H, W), 2.0), 'fourier_error': np.float64(0.5),
+              'probe': np.ones((1, N, N), np.complex64)} | changes  # fmt: skip
+    np.savez(tmp_path / 'r.npz', **arrays)
+    return tmp_path / 'r.npz'
+
+
+def test_a_result_of_odd_arrays(tmp_path):
+    """A probe of no axes, an error in words and a weight of words each raised from NumPy."""
+    facts = files.describe(result(tmp_path))
+    assert (facts['pattern_size_px'], facts['probe_modes'], facts['fourier_error']) == (N, 1, 0.5)
+    path = result(tmp_path, probe=np.ones(()), fourier_error=np.array('x'),
+                  weight=np.full((H, W), 'x'))  # fmt: skip
+    facts = files.describe(path)
+    assert facts['pattern_size_px'] is facts['probe_modes'] is facts['fourier_error'] is None
+    assert (files.load_object(path).weight == 1).all()
+
+
+def test_a_product_whose_probe_has_no_axes(tmp_path):
+    path = put('product', seeds('product')[0], tmp_path)
+    with h5py.File(path, 'r+') as h5:
+        del h5['probe']
+        h5['probe'] = 1.0
+    with pytest.raises(DataError, match='The probe has the wrong rank'):
+        files.describe(path)
+
+
 # --- the worker -----------------------------------------------------------------------------------
 
 
