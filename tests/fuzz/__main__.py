@@ -28,7 +28,6 @@ BATCH = 5_000  # then a fresh child: what leaks is seen, and stays small
 WALL_S = 30.0  # of silence, with the processor at work or not
 HANG_S, MEMORY_KIB = 5.0, 2**20
 MOST_KEPT = 40
-AGAIN = 'again'  # the input that killed the last child
 FIELDS: dict[str, Any] = {
     'inputs': 0, 'outcomes': {}, 'crashes': 0, 'hangs': 0, 'slowest': 0.0, 'peak_kib': 0,
     'seconds': 0.0, 'guided': 0, 'child': 0, 'deaths': 0,
@@ -84,7 +83,7 @@ def _fuzz(reader: str, options: argparse.Namespace) -> None:
 def _run(
     reader: str, folder: Path, total: dict[str, Any], count: int, options: argparse.Namespace
 ) -> None:
-    again = options.state.resolve() / AGAIN
+    again = options.state.resolve() / f'{reader}.again'  # the input that killed the last child
     arguments = {
         'again': str(again) if again.exists() else '',
         'reader': reader, 'folder': str(folder), 'seed': options.seed, 'first': total['inputs'],
@@ -132,7 +131,7 @@ def _run(
     if done or not arguments['again']:
         # It was read without the copy that protects the product: now with it.
         total['deaths'] += 1
-        shutil.copyfile(folder.parent / LAST, options.state / AGAIN)
+        shutil.copyfile(folder.parent / LAST, again)
         _keep(reader, folder, options.state, '! death', why_of(hung, code, log), total)
         return
     again.unlink()

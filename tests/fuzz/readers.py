@@ -47,7 +47,13 @@ def put(reader: str, data: bytes, folder: Path) -> Path:
     place.mkdir()
     for name, part in unpack(data).items():
         # A damaged container is not what is tested here.
-        if name and '/' not in name and '\0' not in name and name not in ('.', '..'):
+        if (
+            name
+            and len(name) < 60
+            and '/' not in name
+            and '\0' not in name
+            and name not in ('.', '..')
+        ):
             (place / name).write_bytes(part)
     return place
 
