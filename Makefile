@@ -96,4 +96,4 @@ screenshots: $(STAMP)
 	$(BIN)/python docs/make_screenshots.py
 
 clean:
-	rm -rf $(VENV) $(OTHER_VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OTHER_VENV) $(AUDIT_VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -10,6 +10,7 @@ file is read in this process, as anybody would.
 from __future__ import annotations
 
 import builtins
+import ctypes
 import gc
 import json
 import logging
@@ -41,6 +42,7 @@ MEMORY_BYTES, BYTES_PER_BYTE = 2**30, 400
 CPU_S, BYTES_PER_S = 4.0, 2 * 2**20
 WALL_S, WALL_PER_CPU = 20.0, 4.0
 CHUNK = 2**30
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 ALIGN = 64
 KINDS: tuple[type, ...] = (Scan, Frame, Geometry, ObjectImage)
 
@@ -70,13 +72,13 @@ def apart(
     memory = os.memfd_create('ptychopinn-plugin', os.MFD_CLOEXEC)
     try:
         heard, said = os.pipe()
-        sys.stdout.flush()
+        parent = os.getpid()
         with warnings.catch_warnings():
             # Threads that the copy lacks hold no lock that reading takes.
             warnings.simplefilter('ignore', DeprecationWarning)
             child = os.fork()
         if child == 0:
-            _child(read, memory, said, size_bytes, cpu_s)
+            _child(read, parent, memory, said, size_bytes, cpu_s)
         os.close(said)
         text, in_time = _listen(child, heard, WALL_S + WALL_PER_CPU * cpu_s)
         answer = _parsed(text)
@@ -112,11 +114,12 @@ class _Records(logging.Handler):
 
 
 def _child(
-    read: Callable[[], Any], memory: int, said: int, size_bytes: int, cpu_s: float
+    read: Callable[[], Any], parent: int, memory: int, said: int, size_bytes: int, cpu_s: float
 ) -> NoReturn:
     code = 1
     try:
         gc.disable()  # nothing of the parent is finalised here
+        _end_with(parent)
         _confine(memory, said, size_bytes, cpu_s)
         answer = json.dumps(_answer(read, memory)).encode()
         while answer:
@@ -124,6 +127,13 @@ def _child(
         code = 0
     finally:
         os._exit(code)  # whatever it was: the parent sees that nothing was said
+
+
+def _end_with(parent: int) -> None:
+    """Let the system end this process when its parent ends, however that ends."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _confine(memory: int, said: int, size_bytes: int, cpu_s: float) -> None:

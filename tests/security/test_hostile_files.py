@@ -9,8 +9,12 @@ import os
 import random
 import signal
 import stat
+import subprocess
+import sys
+import threading
 import time
 import zipfile
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -80,6 +84,43 @@ def test_a_hang_in_the_copy_ends(monkeypatch):
 def test_the_copy_has_little_memory(monkeypatch):
     with pytest.raises(MemoryError):
         apart.apart(lambda: np.ones(2**28), 0, name='x')  # 2 GiB
+
+
+@forks
+def test_a_copy_of_a_thread(tmp_path):
+    """The host reads in threads too."""
+    path, found = put('hdf5', seeds('hdf5')[0], tmp_path), []
+    thread = threading.Thread(target=lambda: found.append(files.load_scan(path)))
+    thread.start()
+    thread.join(timeout=30)
+    assert len(found[0]) == M
+
+
+@forks
+def test_the_copy_ends_with_its_parent(tmp_path):
+    code = (
+        'import os, sys, time\n'
+        'from ptychopinn_plugin import apart\n'
+        'def read():\n'
+        f'    open({str(tmp_path / "pid")!r}, "w").write(str(os.getpid()))\n'
+        '    time.sleep(60)\n'
+        'apart.apart(read, 0, name="x")\n'
+    )
+    parent = subprocess.Popen([sys.executable, '-c', code])
+    copy = ''
+    for _ in range(600):
+        copy = (tmp_path / 'pid').read_text() if (tmp_path / 'pid').exists() else ''
+        if copy:
+            break
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    for _ in range(100):
+        stat_file = Path(f'/proc/{copy}/stat')
+        if not stat_file.exists() or ') Z ' in stat_file.read_text():
+            return
+        time.sleep(0.05)
+    pytest.fail('the copy outlived its parent')
 
 
 @forks
