@@ -23,6 +23,7 @@ from .paths import blame, existing_file
 
 MAX_BYTES = 64 * 2**30
 MAX_EXPANSION = 2000
+SMALL_BYTES, EXPANSION_OF_OTHERS, COMPLEX_BYTES = 2**29, 400, 8
 PATTERN_KEYS = ('diff3d', 'diffraction')
 SCALE_KEY = 'diff3d_scale'
 
@@ -93,14 +94,17 @@ class Archive:
             cure='Save it again as a plain array',
         )
         declared = math.prod(shape) * dtype.itemsize
+        # All but patterns becomes complex64, whatever it is stored as.
+        made = 0 if key in PATTERN_KEYS else math.prod(shape) * max(dtype.itemsize, COMPLEX_BYTES)
+        most = max(SMALL_BYTES, EXPANSION_OF_OTHERS * self._file_bytes)
         # Deflate reaches about 1000; what claims to shrink further was made to fill the memory.
         limit = min(info.file_size, MAX_BYTES, MAX_EXPANSION * self._file_bytes)
         require(
-            min(shape, default=0) >= 0 and declared <= limit,
+            min(shape, default=0) >= 0 and declared <= limit and made <= most,
             DataError,
             f'The array {key} declares more than the file holds',
-            expected=f'at most {limit} bytes',
-            received=f'{key}.shape={shape}, {declared} bytes',
+            expected=f'at most {limit} bytes, and {most} where they are no patterns',
+            received=f'{key}.shape={shape}, {max(declared, made)} bytes',
             cure='Copy the file again',
         )
 

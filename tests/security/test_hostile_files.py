@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -285,6 +286,18 @@ def test_other_packings(tmp_path, packing):
     path.write_bytes(data)
     with pytest.raises(DataError, match=r'xcoords is packed in an unusual way'):
         files.load_scan(path)
+
+
+def test_an_object_of_zeros_takes_no_gigabytes(tmp_path):
+    """DC-11: 144 MB of bytes in 140 kB would be 1.2 GB of complex numbers."""
+    path = npz(tmp_path, objectGuess=np.zeros((12_000, 12_000), np.uint8))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match='objectGuess declares more than the file holds'):
+            files.load_scan(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+    finally:
+        tracemalloc.stop()
 
 
 def result(tmp_path, **changes):
