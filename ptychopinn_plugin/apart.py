@@ -152,9 +152,12 @@ def _confine(memory: int, said: int, size_bytes: int, cpu_s: float) -> None:
     os.closerange(high + 1, max(os.sysconf('SC_OPEN_MAX'), high + 4096))
     pages = int(Path('/proc/self/statm').read_text().split()[0])
     most = pages * mmap.PAGESIZE + MEMORY_BYTES + BYTES_PER_BYTE * size_bytes
-    for what, wanted in (
-        (resource.RLIMIT_AS, most), (resource.RLIMIT_CPU, int(cpu_s) + 1), (resource.RLIMIT_CORE, 0)
-    ):  # fmt: skip
+    limits = {
+        resource.RLIMIT_AS: most,
+        resource.RLIMIT_CPU: max(int(cpu_s), 1),
+        resource.RLIMIT_CORE: 0,
+    }
+    for what, wanted in limits.items():
         hard = resource.getrlimit(what)[1]
         limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(what, (limit, hard))

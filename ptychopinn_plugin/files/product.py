@@ -94,18 +94,10 @@ def _load(file: Path) -> Product:
             expected='pixel sizes above zero',
             received=f'pixel_height_m={size[0]}, pixel_width_m={size[1]}',
         )
-        require(
-            probe.ndim in (2, 3, 4),
-            DataError,
-            'The probe has the wrong rank',
-            expected='(N, N), (modes, N, N) or (bases, modes, N, N)',
-            received=f'probe.shape={probe.shape}',
-        )
         origin = obj.attrs.get('origin_px')
         return Product(
             object=single_layer(obj[()]),
-            # Position-dependent probes: the first of the base set is the mean illumination.
-            probe=probe[0] if probe.ndim == 4 and len(probe) else probe,
+            probe=first_probe(probe),
             position_index=read(h5, 'probe_position_indexes'),
             positions_m=_positions_m(h5),
             pixel_size_m=size,
@@ -215,6 +207,19 @@ def _write_metadata(h5: Any, scan: Scan, probe: Complex, name: str) -> None:
     for key in ZEROS:
         h5.attrs[key] = 0.0
     h5.attrs['far_field'] = True
+
+
+def first_probe(stored: Array) -> Array:
+    """Return a stored probe as (N, N) or (P, N, N); refuse one of another rank."""
+    require(
+        stored.ndim in (2, 3, 4),
+        DataError,
+        'The probe has the wrong rank',
+        expected='(N, N), (modes, N, N) or (bases, modes, N, N)',
+        received=f'probe.shape={stored.shape}',
+    )
+    # Position-dependent probes: the first of the base set is the mean illumination.
+    return stored[0] if stored.ndim == 4 and len(stored) else stored
 
 
 def _positions_m(h5: Any) -> Double:

@@ -328,6 +328,16 @@ def test_a_product_whose_probe_has_no_axes(tmp_path):
         files.describe(path)
 
 
+def test_a_cxi_file_whose_probe_has_no_axes(tmp_path):
+    path = put('cxi', seeds('cxi')[0], tmp_path)
+    with h5py.File(path, 'r+') as h5:
+        del h5['entry_1/image_1/data']
+        h5['entry_1/image_1/data'] = 1.0
+    for look in (files.load_object, files.load_scan):
+        with pytest.raises(DataError, match='The probe has the wrong rank'):
+            look(path)
+
+
 # --- the worker -----------------------------------------------------------------------------------
 
 
