@@ -82,8 +82,10 @@ def apart(
         os.close(said)
         text, in_time = _listen(child, heard, WALL_S + WALL_PER_CPU * cpu_s)
         answer = _parsed(text)
-        if not isinstance(answer, dict):
+        if not isinstance(answer, dict) or 'no_memory' in answer:
             how = 'took too long' if not in_time else 'ended the process that read it'
+            if isinstance(answer, dict):
+                how = 'needs more memory than a file of its size may'
             raise kind(
                 explain(
                     f'{name}: The file is damaged or made to do harm', received=f'it {how}',
@@ -172,6 +174,10 @@ def _answer(read: Callable[[], Any], memory: int) -> dict[str, Any]:
         answer['value'] = _flat(read(), arrays)
     except PluginError as error:
         return {**answer, 'error': [type(error).__name__, str(error), '']}
+    except MemoryError:
+        return {'no_memory': True}
+    except SystemError:  # C code that ran out of memory and did not say so: as good as a crash
+        os._exit(1)
     except Exception as error:  # noqa: BLE001 - raised again in the parent
         return {**answer, 'error': [type(error).__name__, str(error), traceback.format_exc()]}
     answer['arrays'], at = [], 0

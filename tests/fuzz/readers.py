@@ -23,7 +23,9 @@ from .seeds import unpack
 # One message is a line for a status bar; several of them quote the file.
 LONGEST = 10_000
 # What the copy of the process that reads a file is survived by.
-CONTAINED = ('it took too long', 'it ended the process that read it')
+CONTAINED = (
+    'it took too long', 'it ended the process that read it', 'it needs more memory than a file',
+)  # fmt: skip
 SUFFIXES = {'npz': '.npz', 'hdf5': '.h5', 'cxi': '.cxi', 'product': '.h5', 'model': '.h5.zip'}
 CONFIGS = {
     c.__name__: c for c in (ModelConfig, TrainingConfig, ReconstructionConfig, RuntimeConfig)
