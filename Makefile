@@ -21,7 +21,7 @@ BACKEND_TESTS := tests/conformance tests/test_cycle.py tests/test_real_scan.py t
 export QT_QPA_PLATFORM ?= offscreen
 
 AUDIT_VENV := .venv-audit
-# `make fuzz FUZZ='npz --inputs 1000'`; all of it, 100 000 inputs per reader, takes about two hours.
+# `make fuzz FUZZ='npz --inputs 1000'`; all of it, 100 000 inputs per reader, takes about an hour.
 FUZZ ?=
 
 .PHONY: venv demo test test-other lint fuzz audit bench bench-parity bench-peers screenshots qt-libraries clean
