@@ -335,7 +335,7 @@ def zipped(members: list[tuple[str, bytes]], rng: random.Random) -> bytes:
     packing = rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
     if rng.random() < 0.1:
         packing = rng.choice((zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA))
-    if rng.random() < 0.05:
+    if members and rng.random() < 0.05:
         members = [*members, rng.choice(members)]
     with warnings.catch_warnings(), zipfile.ZipFile(buffer, 'w', packing) as z:
         warnings.simplefilter('ignore')
@@ -467,6 +467,6 @@ def _part(name: str, data: bytes, other: bytes, rng: random.Random) -> bytes:
 
 
 _HOW = {
-    'npz': npz, 'hdf5': hdf5, 'cxi': hdf5, 'product': hdf5, 'pair': parts, 'model': model,
-    'settings': json_text, 'message': parts, 'job': parts,
+    'npz': npz, 'probe': npz, 'hdf5': hdf5, 'cxi': hdf5, 'product': hdf5, 'pair': parts,
+    'model': model, 'settings': json_text, 'message': parts, 'job': parts,
 }  # fmt: skip

@@ -16,6 +16,7 @@ from ptychopinn_plugin.config import (
     from_dict,
 )
 from ptychopinn_plugin.errors import PluginError
+from ptychopinn_plugin.simulate.probes import load_probe
 from ptychopinn_plugin.worker import protocol
 
 from .seeds import unpack
@@ -26,7 +27,14 @@ LONGEST = 10_000
 CONTAINED = (
     'it took too long', 'it ended the process that read it', 'it needs more memory than a file',
 )  # fmt: skip
-SUFFIXES = {'npz': '.npz', 'hdf5': '.h5', 'cxi': '.cxi', 'product': '.h5', 'model': '.h5.zip'}
+SUFFIXES = {
+    'npz': '.npz',
+    'probe': '.npz',
+    'hdf5': '.h5',
+    'cxi': '.cxi',
+    'product': '.h5',
+    'model': '.h5.zip',
+}
 CONFIGS = {
     c.__name__: c for c in (ModelConfig, TrainingConfig, ReconstructionConfig, RuntimeConfig)
 }
@@ -95,6 +103,10 @@ def _model(path: Path, turn: int) -> None:
     _both(lambda: archive.load_model(path), lambda: archive.describe_model(path))
 
 
+def _probe(path: Path, turn: int) -> None:
+    load_probe(path, ('probeGuess', 'probe', 'objectGuess')[turn % 3], 16, 1 + turn % 2)
+
+
 def _both(first: Callable[[], object], second: Callable[[], object]) -> None:
     """Call both, also where the first one refuses."""
     try:
@@ -119,6 +131,6 @@ def _job(path: Path, turn: int) -> None:
 
 
 _CALLS: dict[str, Callable[[Path, int], None]] = {
-    'npz': _scan, 'hdf5': _scan, 'cxi': _scan, 'pair': _scan, 'product': _product,
+    'npz': _scan, 'probe': _probe, 'hdf5': _scan, 'cxi': _scan, 'pair': _scan, 'product': _product,
     'model': _model, 'settings': _settings, 'message': _message, 'job': _job,
 }  # fmt: skip

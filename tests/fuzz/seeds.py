@@ -199,6 +199,7 @@ _MAKERS = {
     'npz': _npz,
     'hdf5': lambda folder: _written(folder, '.h5'),
     'cxi': lambda folder: _written(folder, '.cxi'),
+    'probe': _npz,
     'pair': _pair,
     'product': _product,
     'model': _model,

@@ -27,6 +27,7 @@ from fuzz.seeds import H, M, N, W, pack, seeds, small_scan, unpack
 from ptychopinn_plugin import apart, archive, files
 from ptychopinn_plugin.errors import DataError, ModelFileError, WorkerError, explain
 from ptychopinn_plugin.scan import Scan
+from ptychopinn_plugin.simulate.probes import load_probe
 from ptychopinn_plugin.worker import client, protocol
 
 forks = pytest.mark.skipif(not apart.AVAILABLE, reason='no copy of the process here')
@@ -35,7 +36,8 @@ forks = pytest.mark.skipif(not apart.AVAILABLE, reason='no copy of the process h
 @pytest.mark.parametrize(
     ('reader', 'count'),
     [
-        ('npz', 250), ('hdf5', 30), ('cxi', 20), ('pair', 25), ('product', 30), ('model', 80),
+        ('npz', 250), ('probe', 250), ('hdf5', 30), ('cxi', 20), ('pair', 25), ('product', 30),
+        ('model', 80),
         ('settings', 1000), ('message', 400), ('job', 150),
     ],
 )  # fmt: skip
@@ -351,6 +353,23 @@ def test_a_cxi_file_whose_probe_has_no_axes(tmp_path):
     for look in (files.load_object, files.load_scan):
         with pytest.raises(DataError, match='The probe has the wrong rank'):
             look(path)
+
+
+@pytest.mark.parametrize(
+    ('value', 'message'),
+    [(np.nan, 'not a probe'), (1e-200, 'no power'), (1e300, 'no power'), ('x', 'not a probe')],
+)
+def test_a_probe_file_of_odd_numbers(tmp_path, value, message):
+    path = npz(tmp_path, probeGuess=np.full((1, N, N), value))
+    with pytest.raises(DataError, match=message):
+        load_probe(path, 'probeGuess', N, 1)
+
+
+def test_a_probe_whose_first_modes_are_empty(tmp_path):
+    probe = np.ones((2, N, N), np.complex64)
+    probe[0] = 0
+    with pytest.raises(DataError, match='no power'):
+        load_probe(npz(tmp_path, probeGuess=probe), 'probeGuess', N, 1)
 
 
 # --- the worker -----------------------------------------------------------------------------------
