@@ -20,7 +20,11 @@ BACKEND_TESTS := tests/conformance tests/test_cycle.py tests/test_real_scan.py t
 
 export QT_QPA_PLATFORM ?= offscreen
 
-.PHONY: venv demo test test-other lint bench bench-parity bench-peers screenshots qt-libraries clean
+AUDIT_VENV := .venv-audit
+# `make fuzz FUZZ='npz --inputs 1000'`; all of it, 100 000 inputs per reader, takes about an hour.
+FUZZ ?=
+
+.PHONY: venv demo test test-other lint fuzz audit bench bench-parity bench-peers screenshots qt-libraries clean
 venv: $(STAMP)
 
 $(STAMP): $(SOURCES)
@@ -63,6 +67,15 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+fuzz: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m fuzz --state build/fuzz $(FUZZ)
+
+# Exit code 3 of the script, 2 of make: the audit could not be made, for want of a network, say.
+audit: $(STAMP)
+	$(PYTHON) -m venv $(AUDIT_VENV)
+	$(AUDIT_VENV)/bin/python -m pip install --quiet pip-audit || echo 'pip-audit did not install'
+	$(BIN)/python tools/audit.py --auditor $(AUDIT_VENV)/bin/pip-audit
+
 bench: $(STAMP)
 	$(BIN)/python benchmarks/sweeps.py
 	$(BIN)/python benchmarks/autoencoder.py
@@ -85,4 +98,4 @@ screenshots: $(STAMP)
 	$(BIN)/python docs/make_screenshots.py
 
 clean:
-	rm -rf $(VENV) $(OTHER_VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OTHER_VENV) $(AUDIT_VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

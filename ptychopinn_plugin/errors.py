@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+LONGEST = 2000  # letters of a part of a message; a file can have names of any length
+
 
 class PluginError(Exception):
     """Base of all errors raised on purpose; `str(error)` is one line fit for a status bar."""
@@ -62,11 +64,17 @@ def require(
 
 def explain(wrong: str, *, expected: str = '', received: str = '', cure: str = '') -> str:
     """Compose the one-line message every error carries: what, expected, received, what to do."""
-    parts = [wrong.rstrip('.') + '.']
+    parts = [_cut(wrong).rstrip('.') + '.']
     if expected:
-        parts.append(f'Expected {expected.rstrip(".")}.')
+        parts.append(f'Expected {_cut(expected).rstrip(".")}.')
     if received:
-        parts.append(f'Received: {received.rstrip(".")}.')
+        parts.append(f'Received: {_cut(received).rstrip(".")}.')
     if cure:
         parts.append(cure.rstrip('.') + '.')
-    return ' '.join(' '.join(parts).split())
+    # Names and values come from files: nothing of them may steer a terminal.
+    line = ' '.join(' '.join(parts).split())
+    return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f'{text[:LONGEST]} ...'

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .apart import apart
 from .backends.base import Weights
 from .errors import ModelFileError, explain, require
 from .manifest import COPY, shown
@@ -48,6 +49,10 @@ def pack(weights: Mapping[str, Float], shapes: Shapes) -> bytes:
 
 def unpack(data: bytes, shapes: Shapes) -> Weights:
     """Return the weights in the order of `shapes`; raises `ModelFileError`."""
+    return apart(lambda: _unpack(data, shapes), len(data), name='weights.h5', kind=ModelFileError)
+
+
+def _unpack(data: bytes, shapes: Shapes) -> Weights:
     import h5py
 
     try:

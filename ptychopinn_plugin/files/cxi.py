@@ -21,7 +21,7 @@ from .frames import middle_px, pair_of, single_layer
 from .hdf5 import Patterns, host_counts, paired, with_product
 from .npz import object_array
 from .paths import existing_file
-from .product import UNKNOWN_PIXEL_M, Product, load_product, metres, scan_pixel_size_m
+from .product import UNKNOWN_PIXEL_M, Product, first_probe, load_product, metres, scan_pixel_size_m
 from .safe_hdf5 import dataset_at, has, number, open_hdf5, positive, read
 
 DETECTOR = 'entry_1/instrument_1/detector_1'
@@ -69,14 +69,14 @@ def load_cxi(path: Path, *, diffraction: str = 'auto', product: Path | None = No
 
 def cxi_product(h5: Any, side_px: int = 0, count: int | None = None) -> Product:
     """Return the object of an open CXI file with the probe and the positions that belong to it."""
-    probe = read(h5, _first(h5, PROBE))
+    probe = first_probe(read(h5, _first(h5, PROBE)))
     geometry = _geometry(h5, side_px or probe.shape[-1])
     size = _pixel_size(h5, geometry)
     index, positions_m = _translations(h5, count)
     centre = tuple(number(h5, f'{HOST}/object_center_{axis}_m') for axis in 'yx')
     return Product(
         object=single_layer(read(h5, OBJECT)),
-        probe=_first_probe(probe),
+        probe=probe,
         position_index=index,
         positions_m=positions_m,
         pixel_size_m=size,
@@ -150,7 +150,7 @@ def _without_object(h5: Any, patterns: Patterns, diffraction: str, name: str) ->
             stored if rows.all() else stored[rows], diffraction, patterns.bad_pixels
         ),
         positions_px=positions_px,
-        probe=_first_probe(read(h5, _first(h5, PROBE))),
+        probe=first_probe(read(h5, _first(h5, PROBE))),
         bad_pixels=patterns.bad_pixels,  # type: ignore[arg-type]
         frame=frame,
         scan_index=patterns.index[rows],
@@ -173,11 +173,6 @@ def _check_probe(h5: Any) -> None:
         expected=' or '.join(PROBE),
         cure='Give a product file with --product, or convert to NPZ with a probeGuess',
     )
-
-
-def _first_probe(probe: Array) -> Array:
-    # Position-dependent probes: the first of the base set is the mean illumination.
-    return probe[0] if probe.ndim == 4 and len(probe) else probe
 
 
 def _translations(h5: Any, count: int | None) -> tuple[Array, Double]:

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from ..scan import Scan
+from ..apart import apart, size_of
+from ..scan import Array, Scan
 from .counts import as_counts, judged
 from .formats import file_format, file_of, load_scan
 from .npz import PATTERN_KEYS, SCALE_KEY, Archive, open_npz
 from .objects import load_object
-from .paths import Source
+from .pair import PRODUCT_FILE
+from .paths import Source, kind_of
 from .product import load_product
 
 
@@ -23,6 +25,13 @@ def describe(path: Source) -> dict[str, Any]:
     Raises `DataError` when the file is none of them.
     """
     file, _ = file_of(Path(path))
+    if kind_of(file) == 'npz':
+        return _facts(path, file)
+    other = file.parent / PRODUCT_FILE
+    return apart(lambda: _facts(path, file), size_of(file, other), name=file.name)
+
+
+def _facts(path: Source, file: Path) -> dict[str, Any]:
     kind = file_format(file)
     if kind == 'product':
         return _product(file)
@@ -90,12 +99,18 @@ def _result(archive: Archive, file: Path) -> dict[str, Any]:
         'kind': 'result',
         'object_shape': list(image.object.shape),
         'origin_px': list(image.origin_px),
-        'pattern_size_px': None if probe is None else int(probe.shape[-1]),
-        'probe_modes': None if probe is None else int(np.prod(probe.shape[:-2])),
+        'pattern_size_px': None if probe is None or probe.ndim < 2 else int(probe.shape[-1]),
+        'probe_modes': None if probe is None or probe.ndim < 2 else int(np.prod(probe.shape[:-2])),
         'sweeps': None if losses is None else max(losses.size - 1, 0),
-        'fourier_error': None if error is None or error.size != 1 else float(error.reshape(())),
+        'fourier_error': _number(error),
         'backend': None if backend is None else str(backend),
     }
+
+
+def _number(stored: Array | None) -> float | None:
+    if stored is None or stored.size != 1 or stored.dtype.kind not in 'uif':
+        return None
+    return float(stored.reshape(()))
 
 
 def is_scan(path: Source) -> bool:

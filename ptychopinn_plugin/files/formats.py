@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ..apart import apart, size_of
 from ..errors import DataError, DataFileMissingError, explain, require
 from ..result import Reconstruction
 from ..scan import Scan
@@ -38,6 +39,19 @@ def load_scan(
     """
     check_kind(diffraction)
     file, name = file_of(Path(path))
+    if kind_of(file) == 'npz':
+        return _load(file, name, diffraction, probe_key, product)
+    other = file.parent / PRODUCT_FILE if product is None else Path(product)
+    return apart(
+        lambda: _load(file, name, diffraction, probe_key, product),
+        size_of(file, other),
+        name=file.name,
+    )
+
+
+def _load(
+    file: Path, name: str, diffraction: str, probe_key: str | None, product: Source | None
+) -> Scan:
     kind = file_format(file)
     _check_options(file, kind, probe_key, product)
     if kind == 'npz':
@@ -95,6 +109,10 @@ def file_format(file: Path) -> str:
     kind = kind_of(file)
     if kind != 'hdf5':
         return kind
+    return apart(lambda: _hdf5_format(file), size_of(file), name=file.name)
+
+
+def _hdf5_format(file: Path) -> str:
     with open_hdf5(file) as h5:
         if has(h5, 'entry_1'):
             return 'cxi'

@@ -23,6 +23,7 @@ from .paths import blame, existing_file
 
 MAX_BYTES = 64 * 2**30
 MAX_EXPANSION = 2000
+SMALL_BYTES, EXPANSION_OF_OTHERS, COMPLEX_BYTES = 2**29, 400, 8
 PATTERN_KEYS = ('diff3d', 'diffraction')
 SCALE_KEY = 'diff3d_scale'
 
@@ -71,6 +72,15 @@ class Archive:
 
     def _check_header(self, key: str) -> None:
         info = self._zip.getinfo(key + '.npy')
+        # Others take memory as their own headers say, and numpy writes these two alone.
+        require(
+            info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED),
+            DataError,
+            f'The array {key} is packed in an unusual way',
+            expected='stored or deflated arrays',
+            received=f'compression={info.compress_type}',
+            cure='Save it again with numpy.savez',
+        )
         with self._zip.open(info) as stream:
             version = npy.read_magic(stream)
             read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
@@ -84,14 +94,17 @@ class Archive:
             cure='Save it again as a plain array',
         )
         declared = math.prod(shape) * dtype.itemsize
+        # All but patterns becomes complex64, whatever it is stored as.
+        made = 0 if key in PATTERN_KEYS else math.prod(shape) * max(dtype.itemsize, COMPLEX_BYTES)
+        most = max(SMALL_BYTES, EXPANSION_OF_OTHERS * self._file_bytes)
         # Deflate reaches about 1000; what claims to shrink further was made to fill the memory.
         limit = min(info.file_size, MAX_BYTES, MAX_EXPANSION * self._file_bytes)
         require(
-            min(shape, default=0) >= 0 and declared <= limit,
+            min(shape, default=0) >= 0 and declared <= limit and made <= most,
             DataError,
             f'The array {key} declares more than the file holds',
-            expected=f'at most {limit} bytes',
-            received=f'{key}.shape={shape}, {declared} bytes',
+            expected=f'at most {limit} bytes, and {most} where they are no patterns',
+            received=f'{key}.shape={shape}, {max(declared, made)} bytes',
             cure='Copy the file again',
         )
 
@@ -187,6 +200,12 @@ def _declared(archive: Archive, diffraction: str) -> str:
 
 def _mask(archive: Archive) -> Bool | None:
     stored = archive.get('bad_pixels')
+    require(
+        stored is None or stored.dtype.kind in 'buif',
+        DataError,
+        'bad_pixels does not hold numbers',
+        received=f'bad_pixels.dtype={None if stored is None else stored.dtype}',
+    )
     return None if stored is None else stored.astype(bool)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..apart import apart, size_of
 from ..errors import DataError, explain, require
 from ..geometry import relative_illumination
 from ..result import ObjectImage
@@ -43,7 +44,7 @@ def load_object(path: Source, key: str | None = None) -> ObjectImage:
         expected='an NPZ or HDF5 file with an object',
         received=f'suffix={file.suffix or "none"} and unknown first bytes',
     )
-    return _from_hdf5(file, key)
+    return apart(lambda: _from_hdf5(file, key), size_of(file), name=file.name)
 
 
 def _from_npz(archive: Archive, key: str | None) -> ObjectImage:
@@ -61,12 +62,12 @@ def _from_npz(archive: Archive, key: str | None) -> ObjectImage:
     obj = single_layer(archive.read(chosen), chosen)
     origin = pair_of(archive.get('origin_px'), 'origin_px')
     weight = archive.get('weight')
-    if weight is not None and weight.shape == obj.shape and 'xcoords' not in archive:
+    if weight is not None and _is_weight(weight, obj) and 'xcoords' not in archive:
         return ObjectImage(obj, weight.astype(np.float32), origin)
     light = None
     if all(name in archive for name in ('xcoords', 'ycoords', 'probeGuess')):
-        positions = np.stack([archive.read('ycoords'), archive.read('xcoords')], -1)
-        light = _light(positions + np.asarray(origin), archive.read('probeGuess'), obj, origin)
+        x, y = archive.read('xcoords'), archive.read('ycoords')
+        light = _scan_light(x, y, archive.read('probeGuess'), obj, origin)
     return ObjectImage(obj, np.ones(obj.shape, np.float32) if light is None else light, origin)
 
 
@@ -95,18 +96,31 @@ def _from_training(h5: Any) -> ObjectImage:
     obj = single_layer(read(h5, name), name)
     origin = pair_of(read(h5, 'origin_px') if has(h5, 'origin_px') else None, 'origin_px')
     x, y = read(h5, 'probe_position_x_px'), read(h5, 'probe_position_y_px')
-    light = _light(np.stack([y, x], -1) + np.asarray(origin), read(h5, 'probe'), obj, origin)
+    light = _scan_light(x, y, read(h5, 'probe'), obj, origin)
     return ObjectImage(obj, np.ones(obj.shape, np.float32) if light is None else light, origin)
 
 
 def _from_product(product: Product, weight: Array | None = None) -> ObjectImage:
     obj = product.object if product.true_object is None else product.true_object
-    if weight is not None and weight.shape == obj.shape:
+    if weight is not None and _is_weight(weight, obj):
         return ObjectImage(obj, weight.astype(np.float32), product.origin_px)
     light = _light(product.pixels(product.positions_m), product.probe, obj, ORIGIN)
     return ObjectImage(
         obj, np.ones(obj.shape, np.float32) if light is None else light, product.origin_px
     )
+
+
+def _is_weight(stored: Array, obj: Array) -> bool:
+    return stored.shape == obj.shape and stored.dtype.kind in 'buif'
+
+
+def _scan_light(
+    x: Array, y: Array, probe: Array, obj: Array, origin: tuple[float, float]
+) -> Float | None:
+    if x.ndim != 1 or x.shape != y.shape or x.dtype.kind not in 'uif' or y.dtype.kind not in 'uif':
+        logger.warning('Every pixel of the object counts the same: x and y are no positions')
+        return None
+    return _light(np.stack([y, x], 1) + np.asarray(origin), probe, obj, origin)
 
 
 def _light(

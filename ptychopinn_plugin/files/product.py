@@ -10,10 +10,12 @@ breaks it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..apart import apart, size_of
 from ..atomic import atomic_path
 from ..errors import DataError, explain, require
 from ..geometry import pixel_size_m
@@ -78,6 +80,10 @@ class Product:
 def load_product(path: Source) -> Product:
     """Return a product file of the host (DC-9); a multi-layer object is refused."""
     file = existing_file(path)
+    return apart(lambda: _load(file), size_of(file), name=file.name, kinds=[Product])
+
+
+def _load(file: Path) -> Product:
     with open_hdf5(file) as h5:
         obj, probe = dataset_at(h5, 'object'), read(h5, 'probe')
         size = _pair(obj, 'pixel_height_m', 'pixel_width_m')
@@ -91,8 +97,7 @@ def load_product(path: Source) -> Product:
         origin = obj.attrs.get('origin_px')
         return Product(
             object=single_layer(obj[()]),
-            # Position-dependent probes: the first of the base set is the mean illumination.
-            probe=probe[0] if probe.ndim == 4 and len(probe) else probe,
+            probe=first_probe(probe),
             position_index=read(h5, 'probe_position_indexes'),
             positions_m=_positions_m(h5),
             pixel_size_m=size,
@@ -202,6 +207,19 @@ def _write_metadata(h5: Any, scan: Scan, probe: Complex, name: str) -> None:
     for key in ZEROS:
         h5.attrs[key] = 0.0
     h5.attrs['far_field'] = True
+
+
+def first_probe(stored: Array) -> Array:
+    """Return a stored probe as (N, N) or (P, N, N); refuse one of another rank."""
+    require(
+        stored.ndim in (2, 3, 4),
+        DataError,
+        'The probe has the wrong rank',
+        expected='(N, N), (modes, N, N) or (bases, modes, N, N)',
+        received=f'probe.shape={stored.shape}',
+    )
+    # Position-dependent probes: the first of the base set is the mean illumination.
+    return stored[0] if stored.ndim == 4 and len(stored) else stored
 
 
 def _positions_m(h5: Any) -> Double:

@@ -5,13 +5,14 @@ The beam is the instrument: nothing here is drawn at random, so scans of one kin
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import ConfigError, DataError, DataFileMissingError, explain, require
+from ..errors import ConfigError, DataError, require
+from ..files.npz import open_npz
+from ..files.paths import existing_file
 from ..probe_modes import power, with_modes
 from ..reference import Wave
 from ..scan import Array, Double
@@ -65,14 +66,26 @@ def load_probe(path: Path, key: str, side: int, modes: int) -> Wave:
     """
     probe = _read(path, key)
     require(
-        probe.ndim == 3 and len(probe) > 0 and probe.dtype.kind in 'fc' and probe.any(),
+        probe.ndim == 3
+        and len(probe) > 0
+        and probe.dtype.kind in 'fc'
+        and probe.any()
+        and np.isfinite(probe).all(),
         DataError,
         f'{path.name}: {key} is not a probe',
-        expected='complex numbers of shape (modes, N, N), not all zero',
+        expected='finite complex numbers of shape (modes, N, N), not all zero',
         received=f'shape={probe.shape}, dtype={probe.dtype}',
     )
+    with np.errstate(over='ignore'):
+        whole = power(probe[:modes])
+    require(
+        0 < whole < np.inf,
+        DataError,
+        f'{path.name}: {key} has no power that can be computed with',
+        received=f'power={whole} in {modes} modes',
+    )
     fitted = _fit(_fit(probe[:modes], side, 1), side, 2)
-    lost = 1 - power(fitted) / power(probe[:modes])
+    lost = 1 - power(fitted) / whole
     require(
         lost <= LARGEST_CUT,
         ConfigError,
@@ -118,23 +131,14 @@ def _fit(array: Array, side: int, axis: int) -> Array:
 
 def _read(path: Path, key: str) -> Array:
     """Return the array `key` of an NPZ as (modes, rows, columns)."""
-    if not path.is_file():
-        raise DataFileMissingError(explain('The probe file is not there', received=str(path)))
-    try:
-        with np.load(path, allow_pickle=False) as store:
-            names = list(store)
-            array = np.asarray(store[key]) if key in names else None
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise DataError(
-            explain(f'{path.name} is not an NPZ file', expected='an NPZ', received=str(error))
-        ) from error
-    if array is None:
-        raise DataError(
-            explain(
-                f'{path.name} has no such array',
-                expected=' | '.join(names),
-                received=f'probe_key={key}',
-                cure='Set probe_key',
-            )
+    with open_npz(existing_file(path)) as archive:
+        require(
+            key in archive,
+            DataError,
+            'The file has no such array',
+            expected=' | '.join(archive.keys),
+            received=f'probe_key={key}',
+            cure='Set probe_key',
         )
+        array = archive.read(key)
     return array[None] if array.ndim == 2 else array

@@ -10,13 +10,16 @@ print.
 from __future__ import annotations
 
 import json
+import math
 import os
+import tokenize
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy.lib import format as npy
 
 from .. import archive
 from ..backends.base import Model
@@ -28,6 +31,7 @@ from ..config import (
     from_dict,
     to_dict,
 )
+from ..errors import PluginError, WorkerError, explain
 from ..result import Epoch, ObjectImage, Sweep
 from ..scan import Array, Frame, Geometry, Scan
 
@@ -116,7 +120,14 @@ class Done:
 
 
 Event = Started | Step | Epoch | Sweep | Saved | Log | Stopping | Failed | Done
+VALUES: dict[str, type] = {'int': int, 'str': str}
 PLAIN = {c.__name__: c for c in (Started, Step, Epoch, Saved, Log, Stopping, Failed, Done)}
+EVENTS = {*PLAIN, Sweep.__name__}
+# What reading a damaged folder or message raises: JSON, NPY headers, missing and wrong values.
+DAMAGE = (
+    OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError,
+    RecursionError, SyntaxError, MemoryError, tokenize.TokenError,
+)  # fmt: skip
 
 
 def write_job(job: Job, folder: Path) -> None:
@@ -138,8 +149,25 @@ def write_job(job: Job, folder: Path) -> None:
 
 
 def read_job(folder: Path) -> Job:
-    """Return the job of a folder; the counts of its scan are memory-mapped."""
-    facts = json.loads((folder / JOB).read_text())
+    """Return the job of a folder; the counts of its scan are memory-mapped.
+
+    Raises `PluginError`: `WorkerError` where the folder is not what `write_job` makes.
+    """
+    try:
+        return _job(json.loads((folder / JOB).read_text()), folder)
+    except PluginError:
+        raise
+    except DAMAGE as error:
+        raise WorkerError(
+            explain(
+                'The job of this process is damaged',
+                received=f'{type(error).__name__} {error}',
+                cure='Free room in the temporary folder and run it again',
+            )
+        ) from error
+
+
+def _job(facts: Mapping[str, Any], folder: Path) -> Job:
     runtime = from_dict(RuntimeConfig, facts['runtime'])
     if facts['kind'] == TrainJob.__name__:
         return TrainJob(
@@ -159,6 +187,20 @@ def read_job(folder: Path) -> Job:
     )
 
 
+def _load(file: Path, mode: Literal['r'] | None = None) -> Array:
+    """Return the array of an NPY file of numbers; more than the file holds is not asked for."""
+    with file.open('rb') as stream:
+        version = npy.read_magic(stream)
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = read(stream)
+        declared = math.prod(shape) * dtype.itemsize
+        left = file.stat().st_size - stream.tell()
+    if dtype.kind not in 'buifc' or min(shape, default=0) < 0 or declared != left:
+        raise ValueError(f'{file.name}: dtype={dtype}, shape={shape}, {left} bytes')
+    array: Array = np.load(file, mmap_mode=mode, allow_pickle=False)
+    return array
+
+
 def _write_scan(scan: Scan, folder: Path) -> dict[str, Any]:
     arrays = {key: getattr(scan, key) for key in (*ARRAYS, *OPTIONAL)}
     for key, array in arrays.items():
@@ -173,9 +215,9 @@ def _write_scan(scan: Scan, folder: Path) -> dict[str, Any]:
 
 
 def _read_scan(facts: Mapping[str, Any], folder: Path) -> Scan:
-    def array(key: str, mode: Any = None) -> Array | None:
+    def array(key: str, mode: Literal['r'] | None = None) -> Array | None:
         file = folder / f'{key}.npy'
-        return np.load(file, mmap_mode=mode, allow_pickle=False) if file.exists() else None
+        return _load(file, mode) if file.exists() else None
 
     geometry: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in facts['geometry'].items()
@@ -219,30 +261,63 @@ class Decoder:
         self._weight: Array | None = None
 
     def event(self, line: bytes) -> Event | None:
-        """Return the event of a line; None where the line is none."""
+        """Return the event of a line; None where the line is none.
+
+        Raises `WorkerError` where it is an event that no child sends.
+        """
         try:
             facts = json.loads(line)
             name = facts.pop('event')
-        except (ValueError, KeyError, AttributeError, TypeError):
+            if name not in EVENTS:
+                return None
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             return None
-        if name == Sweep.__name__:
-            return self._sweep(facts)
-        return PLAIN[name](**facts) if name in PLAIN else None
+        try:
+            return self._sweep(facts) if name == Sweep.__name__ else _plain(PLAIN[name], facts)
+        except DAMAGE as error:
+            raise WorkerError(
+                explain(
+                    'The process that computes sent what cannot be understood',
+                    received=f'{name}: {type(error).__name__} {error}',
+                    cure='Run it again',
+                )
+            ) from error
 
     def _sweep(self, facts: Mapping[str, Any]) -> Sweep:
-        stem = f'state-{facts["number"]:06d}'
+        number, total = _whole(facts['number']), _whole(facts['total'])
+        loss, origin = float(facts['loss']), facts['origin_px']
+        if len(origin) != 2 or not all(type(v) in (int, float) for v in origin):
+            raise ValueError(f'origin_px={origin}')
+        stem = f'state-{number:06d}'
         obj, positions = self._take(f'{stem}.object.npy'), self._take(f'{stem}.positions.npy')
         probe = self._take(f'{stem}.probe.npy')
         if self._weight is None:
             self._weight = self._take('weight.npy')
-        image = ObjectImage(obj, self._weight, tuple(facts['origin_px']))
-        return Sweep(facts['number'], facts['total'], image, probe, facts['loss'], positions)
+        image = ObjectImage(obj, self._weight, (float(origin[0]), float(origin[1])))
+        return Sweep(number, total, image, probe, loss, positions)
 
     def _take(self, name: str) -> Array:
         file = self._folder / name
-        array: Array = np.load(file, allow_pickle=False)
+        array = _load(file)
         file.unlink()
         return array
+
+
+def _plain(kind: type[Any], facts: Mapping[str, Any]) -> Event:
+    """Return an event of plain values, each of the type that its field declares."""
+    for field in fields(kind):
+        value, wanted = facts[field.name], field.type
+        ok = isinstance(value, (int, float) if wanted == 'float' else VALUES[str(wanted)])
+        if not ok or isinstance(value, bool):
+            raise TypeError(f'{field.name}={value!r}')
+    event: Event = kind(**facts)
+    return event
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise TypeError(f'{value!r} is no number of a sweep')
+    return value
 
 
 def unread_sweeps(folder: Path) -> int:

@@ -1,0 +1,290 @@
+"""Reading in a copy of this process, so that a file that kills the reader kills only the copy.
+
+libhdf5 and the filters of detectors are written in C, and some damaged files make them crash, write
+where they should not, or never end. The copy is a fork: it costs milliseconds, has limits of
+memory and time, no open files of this process and nothing to say but numbers: arrays come back in
+shared memory and the rest as JSON. Where there is no fork (Windows) or it is not safe (macOS), the
+file is read in this process, as anybody would.
+"""
+
+from __future__ import annotations
+
+import builtins
+import ctypes
+import gc
+import json
+import logging
+import mmap
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+
+from . import errors
+from .errors import DataError, PluginError, explain
+from .result import ObjectImage
+from .scan import Array, Frame, Geometry, Scan
+
+T = TypeVar('T')
+
+AVAILABLE = sys.platform == 'linux'
+# For a file of no size; beyond that by its size, since honest files take memory and time too.
+MEMORY_BYTES, BYTES_PER_BYTE = 2**30, 400
+CPU_S, BYTES_PER_S = 4.0, 2 * 2**20
+WALL_S, WALL_PER_CPU = 20.0, 4.0
+CHUNK = 2**30
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+ALIGN = 64
+KINDS: tuple[type, ...] = (Scan, Frame, Geometry, ObjectImage)
+
+_inside = False
+
+
+def apart(
+    read: Callable[[], T],
+    size_bytes: int,
+    *,
+    name: str,
+    kind: type[PluginError] = DataError,
+    kinds: Sequence[type] = (),
+) -> T:
+    """Return what `read` returns, read in a copy of this process; its errors are raised here.
+
+    `size_bytes` is the size of the files, `name` what messages call them. `read` returns arrays,
+    plain values, containers of them, and the dataclasses `KINDS` and `kinds`. Where the copy dies,
+    an error of `kind` says so.
+    """
+    if not AVAILABLE or _inside:
+        return read()
+    import h5py  # noqa: F401 - loaded once here rather than in every copy
+    import hdf5plugin  # noqa: F401
+
+    cpu_s = CPU_S + size_bytes / BYTES_PER_S
+    memory = os.memfd_create('ptychopinn-plugin', os.MFD_CLOEXEC)
+    try:
+        heard, said = os.pipe()
+        parent = os.getpid()
+        with warnings.catch_warnings():
+            # Threads that the copy lacks hold no lock that reading takes.
+            warnings.simplefilter('ignore', DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            _child(read, parent, memory, said, size_bytes, cpu_s)
+        os.close(said)
+        text, in_time = _listen(child, heard, WALL_S + WALL_PER_CPU * cpu_s)
+        answer = _parsed(text)
+        if not isinstance(answer, dict) or 'no_memory' in answer:
+            how = 'took too long' if not in_time else 'ended the process that read it'
+            if isinstance(answer, dict):
+                how = 'needs more memory than a file of its size may'
+            raise kind(
+                explain(
+                    f'{name}: The file is damaged or made to do harm', received=f'it {how}',
+                    cure='Copy it again',
+                )
+            )  # fmt: skip
+        found: T = _result(answer, memory, {c.__name__: c for c in (*KINDS, *kinds)})
+        return found
+    finally:
+        os.close(memory)
+
+
+def size_of(*files: Path | None) -> int:
+    """Return the bytes of the files that are there."""
+    return sum(f.stat().st_size for f in files if f is not None and f.is_file())
+
+
+# --- in the copy ----------------------------------------------------------------------------------
+
+
+class _Records(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[tuple[str, int, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append((record.name, record.levelno, record.getMessage()))
+
+
+def _child(
+    read: Callable[[], Any], parent: int, memory: int, said: int, size_bytes: int, cpu_s: float
+) -> NoReturn:
+    code = 1
+    try:
+        gc.disable()  # nothing of the parent is finalised here
+        _end_with(parent)
+        _confine(memory, said, size_bytes, cpu_s)
+        answer = json.dumps(_answer(read, memory)).encode()
+        while answer:
+            answer = answer[os.write(said, answer) :]
+        code = 0
+    finally:
+        os._exit(code)  # whatever it was: the parent sees that nothing was said
+
+
+def _end_with(parent: int) -> None:
+    """Let the system end this process when its parent ends, however that ends."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _confine(memory: int, said: int, size_bytes: int, cpu_s: float) -> None:
+    global _inside
+    import resource
+
+    _inside = True
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGXCPU, signal.SIGSEGV, signal.SIGABRT):
+        signal.signal(number, signal.SIG_DFL)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nothing, stream)
+    low, high = sorted((memory, said))
+    os.closerange(3, low)
+    os.closerange(low + 1, high)
+    os.closerange(high + 1, max(os.sysconf('SC_OPEN_MAX'), high + 4096))
+    pages = int(Path('/proc/self/statm').read_text().split()[0])
+    most = pages * mmap.PAGESIZE + MEMORY_BYTES + BYTES_PER_BYTE * size_bytes
+    limits = {
+        resource.RLIMIT_AS: most,
+        resource.RLIMIT_CPU: max(int(cpu_s), 1),
+        resource.RLIMIT_CORE: 0,
+    }
+    for what, wanted in limits.items():
+        hard = resource.getrlimit(what)[1]
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(what, (limit, hard))
+
+
+def _answer(read: Callable[[], Any], memory: int) -> dict[str, Any]:
+    own, handler = logging.getLogger('ptychopinn_plugin'), _Records()
+    own.handlers, own.propagate = [handler], False
+    arrays: list[Array] = []
+    answer: dict[str, Any] = {'log': handler.records}
+    try:
+        answer['value'] = _flat(read(), arrays)
+    except PluginError as error:
+        return {**answer, 'error': [type(error).__name__, str(error), '']}
+    except MemoryError:
+        return {'no_memory': True}
+    except SystemError:  # C code that ran out of memory and did not say so: as good as a crash
+        os._exit(1)
+    except Exception as error:  # noqa: BLE001 - raised again in the parent
+        return {**answer, 'error': [type(error).__name__, str(error), traceback.format_exc()]}
+    answer['arrays'], at = [], 0
+    for array in arrays:
+        answer['arrays'].append([at, array.dtype.str, array.shape])
+        at = _put(memory, np.ascontiguousarray(array), at)
+    os.ftruncate(memory, at)
+    return answer
+
+
+def _put(memory: int, array: Array, at: int) -> int:
+    data = array.reshape(-1).view(np.uint8).data if array.nbytes else memoryview(b'')
+    done = 0
+    while done < len(data):
+        done += os.pwrite(memory, data[done : done + CHUNK], at + done)
+    return at + -(-done // ALIGN) * ALIGN
+
+
+def _flat(value: Any, arrays: list[Array]) -> Any:
+    """Return a value as JSON; arrays are numbered and left in `arrays`."""
+    if isinstance(value, np.ndarray):
+        arrays.append(value)
+        return {'array': len(arrays) - 1}
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, tuple):
+        return {'tuple': [_flat(v, arrays) for v in value]}
+    if isinstance(value, list):
+        return [_flat(v, arrays) for v in value]
+    if isinstance(value, Mapping):
+        return {'dict': [[str(k), _flat(v, arrays)] for k, v in value.items()]}
+    if is_dataclass(value):
+        found = {f.name: _flat(getattr(value, f.name), arrays) for f in fields(value)}
+        return {'kind': type(value).__name__, 'fields': found}
+    return value
+
+
+# --- in this process ------------------------------------------------------------------------------
+
+
+def _listen(child: int, heard: int, wall_s: float) -> tuple[bytes, bool]:
+    """Return what the copy said, and whether it ended in time; it has ended in any case."""
+    text, deadline, in_time, status = bytearray(), time.monotonic() + wall_s, True, 0
+    try:
+        while True:
+            ready, _, _ = select.select([heard], [], [], max(deadline - time.monotonic(), 0))
+            if not ready:
+                in_time = False
+                break
+            part = os.read(heard, 2**16)
+            if not part:
+                break
+            text += part
+    finally:
+        os.close(heard)
+        if not in_time or sys.exc_info()[0] is not None:
+            os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+    out_of_time = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU
+    return (bytes(text) if status == 0 else b''), in_time and not out_of_time
+
+
+def _parsed(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _result(answer: Mapping[str, Any], memory: int, kinds: Mapping[str, type]) -> Any:
+    for name, level, text in answer['log']:
+        logging.getLogger(name).log(level, '%s', text)
+    if 'error' in answer:
+        raise _error(*answer['error'])
+    size = os.fstat(memory).st_size
+    shared = mmap.mmap(memory, size) if size else bytearray()
+    arrays = [
+        np.ndarray(tuple(shape), np.dtype(dtype), shared, at)
+        if np.prod(shape, dtype=object) * np.dtype(dtype).itemsize
+        else np.empty(tuple(shape), np.dtype(dtype))
+        for at, dtype, shape in answer['arrays']
+    ]  # fmt: skip
+    return _made(answer['value'], arrays, kinds)
+
+
+def _error(name: str, text: str, trace: str) -> Exception:
+    kind: Any = getattr(errors, name, None) or getattr(builtins, name, RuntimeError)
+    error: Exception = kind(text)
+    if trace:
+        error.add_note(trace)
+    return error
+
+
+def _made(value: Any, arrays: Sequence[Array], kinds: Mapping[str, type]) -> Any:
+    """Return the value of its JSON."""
+    if isinstance(value, list):
+        return [_made(v, arrays, kinds) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if 'array' in value:
+        return arrays[value['array']]
+    if 'tuple' in value:
+        return tuple(_made(v, arrays, kinds) for v in value['tuple'])
+    if 'dict' in value:
+        return {k: _made(v, arrays, kinds) for k, v in value['dict']}
+    # As it was checked there: checking gigabytes twice would be felt.
+    made: Any = object.__new__(kinds[value['kind']])
+    for key, field in value['fields'].items():
+        object.__setattr__(made, key, _made(field, arrays, kinds))
+    return made
