@@ -10,7 +10,7 @@ import pytest
 from ptychodus.api.settings import SettingsRegistry
 from ptychodus.api.simulate.diffraction import generate_diffraction_data
 
-from ptychopinn_plugin.config import ReconstructionConfig, TrainingConfig
+from ptychopinn_plugin.config import ModelConfig, ReconstructionConfig, TrainingConfig
 from ptychopinn_plugin.host import attach
 from ptychopinn_plugin.host.attachment import library_of
 from ptychopinn_plugin.host.library import PluginLibrary
@@ -104,6 +104,7 @@ def ours(name, start, *, sweeps=5):
     library = PluginLibrary(SettingsRegistry())
     settings = library.settings
     settings.parameter(ReconstructionConfig, 'start').set_value(start)
+    settings.parameter(ModelConfig, 'architecture').set_value('autoencoder')
     settings.parameter(ReconstructionConfig, 'sweeps').set_value(sweeps)
     settings.parameter(TrainingConfig, 'epochs').set_value(2)
     return next(r for r in library if r.name == name)

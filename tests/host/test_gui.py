@@ -355,6 +355,7 @@ def test_train_then_infer(window, training_folder, monkeypatch):
     window.answer(folder=training_folder)
     assert window.button('Infer').isEnabled()  # a flat start needs no model
     pick(window.editor('ReconstructionConfig.start'), 'network')
+    pick(window.editor('ModelConfig.architecture'), 'autoencoder')
     assert not window.button('Infer').isEnabled()
     window.click('Train')
     window.wait(window.status.stop_button.isVisible)

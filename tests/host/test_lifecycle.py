@@ -302,6 +302,7 @@ def test_settings_are_read_when_a_run_starts(loaded, host_folder, tmp_path):
         ('Loss', 'amplitude'),
     ):
         set_value(core, 'Training', key, value)
+    set_value(core, 'Model', 'Architecture', 'autoencoder')
     set_value(core, 'Model', 'Gridsize', 2)
     product.train_reconstructor_local(host_folder, tmp_path, algorithm=PINN, block=True)
     model = load_model(tmp_path / 'model.h5.zip')

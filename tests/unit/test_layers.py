@@ -20,10 +20,9 @@ LAYERS = {
     **dict.fromkeys(('config', 'scan', 'result'), 1),
     **dict.fromkeys(
         (
-            'atomic', 'batching', 'checks', 'geometry', 'grouping', 'scaling', 'slow_phase',
-            'probe_modes', 'position_correction',
-            'sweep_plan', 'sweeper', 'far_field', 'shifted_probe', 'uncertainty', 'starts',
-            'canvas', 'canvas_plan', 'canvas_training', 'network_weights', 'pretrained',
+            'apart', 'atomic', 'batching', 'checks', 'geometry', 'grouping', 'scaling',
+            'slow_phase', 'probe_modes', 'position_correction', 'sweep_plan', 'sweeper', 'far_field',
+            'shifted_probe', 'uncertainty', 'starts', 'canvas', 'canvas_plan', 'canvas_training', 'network_weights', 'pretrained',
             'reference', 'plan', 'simulate', 'metrics', 'files', 'archive', 'manifest',
             'weights_file', 'report', 'backends', 'backends.base', 'backends.registry',
         ),
