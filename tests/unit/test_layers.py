@@ -21,10 +21,11 @@ LAYERS = {
     **dict.fromkeys(
         (
             'apart', 'atomic', 'batching', 'checks', 'geometry', 'grouping', 'scaling',
-            'slow_phase', 'probe_modes', 'position_correction', 'sweep_plan', 'sweeper', 'far_field',
-            'shifted_probe', 'uncertainty', 'starts', 'canvas', 'canvas_plan', 'canvas_training', 'network_weights', 'pretrained',
-            'reference', 'plan', 'simulate', 'metrics', 'files', 'archive', 'manifest',
-            'weights_file', 'report', 'backends', 'backends.base', 'backends.registry',
+            'slow_phase', 'probe_modes', 'position_correction', 'sweep_plan', 'sweeper',
+            'far_field', 'shifted_probe', 'uncertainty', 'starts', 'canvas', 'canvas_plan',
+            'canvas_training', 'network_weights', 'pretrained', 'reference', 'plan', 'simulate',
+            'metrics', 'files', 'archive', 'manifest', 'weights_file', 'report', 'backends',
+            'backends.base', 'backends.registry',
         ),
         2,
     ),
