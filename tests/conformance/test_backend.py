@@ -71,8 +71,10 @@ class TestTraining:
         # Patches have no absolute phase in their pattern: supervised training falls slowly.
         factor = 0.8 if mode == 'pinn' else 0.95
         assert last.training_loss < factor * first.training_loss
-        # The first epoch may reach what so few held-out patterns can tell; it began higher.
-        assert last.validation_loss < factor * first.training_loss
+        # In pinn mode the first epoch may reach what so few held-out patterns can tell; it began
+        # higher.
+        before = 0.8 * first.training_loss if mode == 'pinn' else first.validation_loss
+        assert last.validation_loss < before
         assert [e.number for e in trained.history] == [1, 2, 3, 4]
         assert trained.writer == backend.name
 
