@@ -99,12 +99,12 @@ def test_corrected_positions_are_in_the_product(loaded, small_scan):
     geometry, side = out.object_.get_geometry(), small_scan.side_px
     assert (geometry.height_px, geometry.width_px) > small_scan.frame.shape
     for points, scale in ((out.probe_positions, 1), (given.probe_positions, 0)):
-        y = geometry.map_probe_positions_to_object_y_px(points)
-        x = geometry.map_probe_positions_to_object_x_px(points)
-        corner = np.stack([y, x], 1) - (side - 1) / 2
+        mapped = [geometry.map_coordinates_probe_to_object(point) for point in points]
+        at = np.array([[point.y_px, point.x_px] for point in mapped])
+        corner = at - (side - 1) / 2
         assert (corner > -1).all()
         assert (corner + side < np.array(out.object_.get_array().shape[1:]) + 1).all()
-        moved = np.stack([y, x], 1) - small_scan.positions_px - scale * off
+        moved = at - small_scan.positions_px - scale * off
         np.testing.assert_allclose(moved, moved[:1].repeat(len(moved), 0), atol=1e-3)
 
 
