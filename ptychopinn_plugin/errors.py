@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+LOWER = 'Lower the batch size, take fewer patterns, or close what else uses that memory'
 LONGEST = 2000  # letters of a part of a message; a file can have names of any length
 
 
@@ -41,6 +42,10 @@ class WorkerError(PluginError, RuntimeError):
     """The process that computes died, or failed in a way that nobody foresaw."""
 
 
+class OutOfMemoryError(PluginError, MemoryError):
+    """The memory of the machine or of its GPU is too small for what was asked."""
+
+
 class OutputError(PluginError, OSError):
     """A result could not be written."""
 
@@ -74,6 +79,18 @@ def explain(wrong: str, *, expected: str = '', received: str = '', cure: str = '
     # Names and values come from files: nothing of them may steer a terminal.
     line = ' '.join(' '.join(parts).split())
     return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
+def out_of_memory(error: BaseException, where: str = 'cpu') -> OutOfMemoryError:
+    """Return the error that says what to lower; `where` is the device that had too little."""
+    gpu = where != 'cpu'
+    return OutOfMemoryError(
+        explain(
+            f'There is too little memory{" on the GPU" if gpu else ""}',
+            received=str(error).strip().partition('\n')[0] or type(error).__name__,
+            cure=LOWER + (', or choose device cpu' if gpu else ''),
+        )
+    )
 
 
 def _cut(text: str) -> str:

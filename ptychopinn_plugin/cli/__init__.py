@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from ..errors import ConfigError, PluginError
+from ..errors import ConfigError, PluginError, out_of_memory
 from .flags import build_parser
 
 
@@ -28,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(args, 'Interrupted', 1)
     except PluginError as error:
         return _failed(args, str(error), 2 if isinstance(error, ConfigError) else 1)
+    except MemoryError as error:
+        return _failed(args, str(out_of_memory(error)), 1)
     except Exception as error:  # noqa: BLE001 - the last line of defence: one line for the user, no traceback
         return _failed(args, f'Unexpected {type(error).__name__}: {error} (--debug shows where)', 1)
     if args.json:

@@ -20,7 +20,7 @@ from pathlib import Path
 from .. import archive, checks, files, pipeline
 from ..backends import registry
 from ..backends.base import Backend, StopTraining
-from ..errors import PluginError, WorkerError, explain
+from ..errors import PluginError, WorkerError, out_of_memory
 from ..result import Sweep
 from . import protocol
 from .protocol import Done, Event, Failed, Log, ReconstructJob, Saved, Started, Step, TrainJob
@@ -98,10 +98,8 @@ def _outcome(folder: Path, channel: Channel) -> Done | Failed:
     except PluginError as error:
         return Failed(type(error).__name__, str(error))
     except MemoryError as error:
-        cure = 'Lower the batch size, or use fewer patterns'
-        return Failed(
-            WorkerError.__name__, explain('Out of memory', received=str(error), cure=cure)
-        )
+        known = out_of_memory(error)
+        return Failed(type(known).__name__, str(known))
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent must learn of it
         traceback.print_exc()
         return Failed(WorkerError.__name__, f'Unexpected {type(error).__name__}: {error}')

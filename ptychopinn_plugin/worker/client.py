@@ -6,6 +6,7 @@ import logging
 import os
 import queue
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from types import TracebackType
 
 from .. import errors
 from ..atomic import atomic_path
-from ..errors import OutputError, PluginError, TrainingError, WorkerError, explain
+from ..errors import LOWER, OutputError, PluginError, TrainingError, WorkerError, explain
 from ..result import Epoch
 from . import protocol
 from .protocol import Done, Event, Failed, Job, Log, Stopping, TrainJob
@@ -188,7 +189,9 @@ class Run:
         code = self._process.wait()
         logger.error('The last lines of the process were:\n%s', self._last_lines() or '(none)')
         how = f'signal {-code}' if code < 0 else f'exit code {code}'
-        cure = 'Look at the log, and at the memory: signal 9 often means that there was too little'
+        cure = 'Look at the log'
+        if code == -signal.SIGKILL:
+            cure = f'The system ends so what takes the last of the memory. {LOWER}'
         return WorkerError(explain('The process that computes died', received=how, cure=cure))
 
     def _error(self, failed: Failed) -> PluginError:

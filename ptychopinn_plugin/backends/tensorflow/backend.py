@@ -10,7 +10,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from ...config import ModelConfig, ReconstructionConfig, RuntimeConfig, TrainingConfig
-from ...errors import BackendUnavailableError, explain
+from ...errors import BackendUnavailableError, PluginError, explain, out_of_memory
 from ...result import ObjectImage, Sweep
 from ...scan import Complex, Float, Scan
 from ..base import EpochCallback, Model, StepCallback
@@ -101,8 +101,13 @@ def _ready(runtime: RuntimeConfig) -> Iterator[None]:
     """Set threads and device. TensorFlow flushes denormals in its own threads."""
     device = _device(runtime)
     _set_threads(runtime.threads)
-    with tf.device(device):
-        yield
+    try:
+        with tf.device(device):
+            yield
+    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+        if isinstance(error, PluginError):
+            raise
+        raise out_of_memory(error, 'cpu' if device == CPU else 'gpu') from error
 
 
 def _set_threads(threads: int) -> None:

@@ -21,7 +21,7 @@ from ... import canvas_training
 from ...atomic import atomic_path
 from ...batching import Batches, datasets
 from ...config import UNROLLED, ModelConfig, TrainingConfig
-from ...errors import TrainingError, explain
+from ...errors import OutputError, TrainingError, explain
 from ...result import Epoch
 from ...scan import Scan
 from ..base import (
@@ -173,7 +173,7 @@ def train(
         trainer.load(LAST)
     try:
         ended = trainer.run(train_set, validation_set)
-    except (StopTraining, TrainingError) as reason:
+    except (StopTraining, TrainingError, OutputError) as reason:
         if not (folder / BEST).is_file():
             raise TrainingError(
                 f'{reason or "Stopped"} (before the first epoch had finished)'

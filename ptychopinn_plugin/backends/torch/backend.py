@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ...config import ModelConfig, ReconstructionConfig, RuntimeConfig, TrainingConfig
-from ...errors import BackendUnavailableError, explain
+from ...errors import BackendUnavailableError, PluginError, explain, out_of_memory
 from ...result import ObjectImage, Sweep
 from ...scan import Complex, Float, Scan
 from ..base import EpochCallback, Model, StepCallback
@@ -99,10 +99,21 @@ def _ready(runtime: RuntimeConfig) -> Iterator[torch.device]:
         torch.set_num_threads(runtime.threads)
     flushed = float(np.float32(1e-40) * np.float32(1)) == 0
     torch.set_flush_denormal(True)
+    device = _device(runtime)
     try:
-        yield _device(runtime)
+        yield device
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, PluginError) or not _for_want_of_memory(error):
+            raise
+        raise out_of_memory(error, device.type) from error
     finally:
         torch.set_flush_denormal(flushed)
+
+
+def _for_want_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return 'DefaultCPUAllocator' in str(error)  # a RuntimeError like any other
 
 
 def _device(runtime: RuntimeConfig) -> torch.device:

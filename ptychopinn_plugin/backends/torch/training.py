@@ -19,12 +19,14 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.utils.data import DataLoader
 
 from ... import canvas_training
+from ...atomic import atomic_path
 from ...batching import datasets
 from ...config import UNROLLED, ModelConfig, TrainingConfig
-from ...errors import BackendUnavailableError, TrainingError, explain
+from ...errors import BackendUnavailableError, OutputError, TrainingError, explain
 from ...result import Epoch
 from ...scan import Scan
 from ..base import (
@@ -47,6 +49,17 @@ logging.getLogger('lightning.pytorch').setLevel(
 )  # which devices are there, tips, adverts
 
 LAST, BEST = RESUME_FILES['torch'], 'best.ckpt'
+
+
+class Checkpoints(TorchCheckpointIO):
+    """Lightning's files, whole or absent: Lightning's own way copies from another disk."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint. Raises `OutputError`."""
+        with atomic_path(path) as part:
+            torch.save(checkpoint, part)
 
 
 class Reporter(pl.Callback):
@@ -145,7 +158,7 @@ def train(
         _fit(trainer, module, loaders, last if resume else None)
         done = len(reporter.history) == training.epochs
         ended = 'finished' if done else 'no longer improving'
-    except (StopTraining, TrainingError) as reason:
+    except (StopTraining, TrainingError, OutputError) as reason:
         if not (folder / BEST).is_file():
             raise TrainingError(
                 f'{reason or "Stopped"} (before the first epoch had finished)'
@@ -211,6 +224,7 @@ def _trainer(
         deterministic='warn' if device.type == 'cuda' else True,
         logger=_logger(training.logger, folder),
         callbacks=[reporter, *callbacks],
+        plugins=[Checkpoints()],
         enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=1_000_000,
