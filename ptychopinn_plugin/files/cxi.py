@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from ..atomic import atomic_path
 from ..errors import DataError, explain, require
 from ..geometry import pixel_size_m
 from ..scan import Array, Bool, Double, Geometry, Scan, frame_around
 from .frames import middle_px, pair_of, single_layer
 from .hdf5 import Patterns, host_counts, paired, with_product
+from .new_hdf5 import new_hdf5
 from .npz import object_array
 from .paths import existing_file
 from .product import UNKNOWN_PIXEL_M, Product, first_probe, load_product, metres, scan_pixel_size_m
@@ -95,7 +95,7 @@ def save_cxi(scan: Scan, path: Path) -> None:
     size = scan_pixel_size_m(scan) or (UNKNOWN_PIXEL_M, UNKNOWN_PIXEL_M)
     translation = np.zeros((len(scan), 3))
     translation[:, 1::-1] = metres(scan, scan.positions_px, size)
-    with atomic_path(path) as part, h5py.File(part, 'w') as h5:
+    with new_hdf5(path) as h5:
         h5['cxi_version'] = CXI_VERSION
         _write_scales(h5, scan, size)
         h5.create_dataset(f'{DETECTOR}/data', data=scan.counts, compression='lzf')

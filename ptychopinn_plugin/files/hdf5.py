@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..atomic import atomic_path
 from ..errors import DataError, require
 from ..geometry import pixel_size_m
 from ..scan import Array, Bool, Double, Geometry, Scan
 from .counts import as_counts
 from .frames import pair_of, place
+from .new_hdf5 import new_hdf5
 from .npz import object_array, scan_index
 from .paths import blame, existing_file
 from .product import UNKNOWN_PIXEL_M, Product, load_product, scan_pixel_size_m
@@ -160,7 +160,6 @@ def load_training(path: Path, *, diffraction: str = 'auto') -> Scan:
 
 def save_training(scan: Scan, path: Path) -> None:
     """Write a scan in the HDF5 training format of the host; zero stands for what is not known."""
-    import h5py
 
     positions = scan.positions_px - np.asarray(scan.frame.origin_px)
     size = scan_pixel_size_m(scan) or (UNKNOWN_PIXEL_M, UNKNOWN_PIXEL_M)
@@ -177,7 +176,7 @@ def save_training(scan: Scan, path: Path) -> None:
     }
     if scan.true_object is not None:
         arrays['true_object'] = scan.true_object
-    with atomic_path(path) as part, h5py.File(part, 'w') as h5:
+    with new_hdf5(path) as h5:
         for key, array in arrays.items():
             h5.create_dataset(key, data=array, compression='lzf')
         h5['object_pixel_height_m'], h5['object_pixel_width_m'] = size

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..atomic import atomic_path
 from ..geometry import pixel_size_m
 from ..result import ObjectImage
 from ..scan import Geometry, Scan
+from .new_hdf5 import new_hdf5
 from .npz import object_array
 from .product import TRUE_OBJECT_KEY, scan_pixel_size_m, write_product
 
@@ -29,25 +29,23 @@ def save_pair(scan: Scan, folder: Path) -> None:
     Where the scan lacks a physical geometry, a nominal one is written and the product says so: the
     host cannot work without. Raises `OutputError`.
     """
-    import h5py
-
     placed, nominal = _placed(scan)
-    with atomic_path(folder / DIFFRACTION_FILE) as part, h5py.File(part, 'w') as h5:
+    guess = object_array(scan)
+    image = ObjectImage(guess, np.empty(0, np.float32), scan.frame.origin_px)
+    # Both or neither: positions of another scan would fit by chance.
+    with new_hdf5(folder / PRODUCT_FILE) as product, new_hdf5(folder / DIFFRACTION_FILE) as h5:
         h5.create_dataset('patterns', data=scan.counts, compression='lzf')
         detector = placed.geometry.detector_pixel_size_m or (0.0, 0.0)
         for key, value in zip(('height', 'width'), detector, strict=True):
             h5['patterns'].attrs[f'detector_pixel_{key}_m'] = value
         h5['indexes'] = scan.scan_index
         h5['bad_pixels'] = scan.bad_pixels
-    guess = object_array(scan)
-    image = ObjectImage(guess, np.empty(0, np.float32), scan.frame.origin_px)
-    with atomic_path(folder / PRODUCT_FILE) as part, h5py.File(part, 'w') as h5:
-        write_product(h5, placed, image, scan.probe, scan.name, scan.positions_px)
+        write_product(product, placed, image, scan.probe, scan.name, scan.positions_px)
         if nominal:
-            h5.attrs['comments'] = NOMINAL
+            product.attrs['comments'] = NOMINAL
             logger.warning('%s %g nm pixels were taken', NOMINAL, NOMINAL_PIXEL_M * 1e9)
         if scan.true_object is not None:
-            h5.create_dataset(TRUE_OBJECT_KEY, data=scan.true_object, compression='lzf')
+            product.create_dataset(TRUE_OBJECT_KEY, data=scan.true_object, compression='lzf')
 
 
 def _placed(scan: Scan) -> tuple[Scan, bool]:

@@ -22,6 +22,7 @@ from ..geometry import pixel_size_m
 from ..result import ObjectImage, Reconstruction
 from ..scan import Array, Complex, Double, Geometry, Scan
 from .frames import ORIGIN, middle_px, pair_of, single_layer
+from .new_hdf5 import new_hdf5
 from .paths import Source, existing_file
 from .safe_hdf5 import attribute, dataset_at, has, open_hdf5, positive, read
 
@@ -115,9 +116,8 @@ def save_product(
     path: Source, scan: Scan, reconstruction: Reconstruction, *, name: str = '', comments: str = ''
 ) -> None:
     """Write a reconstruction as a product file that the host opens (DC-9)."""
-    import h5py
 
-    with atomic_path(path) as part, h5py.File(part, 'w') as h5:
+    with new_hdf5(path) as h5:
         write_product(
             h5, scan, reconstruction.image, reconstruction.probe, name or scan.name,
             reconstruction.positions_px,
