@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -9,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import OutputError, explain
+
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 @contextmanager
@@ -40,6 +44,17 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         raise OutputError(_cannot_write(target, error)) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing_into(folder: Path) -> Iterator[None]:
+    """Turn what a library says of a full disk into an `OutputError` that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, OutputError) or error.errno not in FULL:
+            raise
+        raise OutputError(_cannot_write(folder, error)) from error
 
 
 def _cannot_write(target: Path, error: OSError) -> str:

@@ -5,6 +5,7 @@ in seconds.
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,3 +56,15 @@ def small_scan():
     return simulate_scan(
         Simulation(pattern_size_px=32, object_size_px=90, patterns=120, specimen='leaves', seed=3)
     )
+
+
+@contextmanager
+def room(size_bytes):
+    """Let no file grow beyond a size, as on a disk that is full."""
+    resource = pytest.importorskip('resource')
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
@@ -29,7 +30,7 @@ from ptychopinn_plugin.slow_phase import mean_ramp, plane
 from ptychopinn_plugin.sweep_plan import held_out
 
 from ..backends_under_test import BACKENDS
-from ..conftest import seen_through
+from ..conftest import room, seen_through
 
 RUNTIME = RuntimeConfig(device='cpu')
 SMALL = ModelConfig(architecture='autoencoder', pattern_size_px=32, n_filters_scale=1)
@@ -196,6 +197,20 @@ class TestTraining:
         bad = {k: np.full(s, np.inf, np.float32) for k, s in weight_shapes(SMALL).items()}
         with pytest.raises(TrainingError, match='not finite'):
             train(backend, small_scan, tmp_path, initial=Model(SMALL, bad))
+
+    @every_architecture
+    def test_a_full_disk_keeps_the_best_model_so_far(self, backend, small_scan, tmp_path, model):
+        with ExitStack() as stack:
+
+            def fill(epoch):
+                if epoch.number == 2:
+                    stack.enter_context(room(100))
+
+            trained = train(
+                backend, small_scan, tmp_path, model=model, epochs=4, on_epoch=fill
+            )  # fmt: skip
+        assert len(trained.history) in (2, 3)  # the third may be done before it is written
+        assert trained.summary['ended'].startswith('Cannot write')
 
     def test_interrupt_passes_and_ctrl_c_still_works(self, backend, small_scan, tmp_path):
         before = signal.getsignal(signal.SIGINT)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ... import canvas_training
-from ...atomic import atomic_path
+from ...atomic import atomic_path, writing_into
 from ...batching import Batches, datasets
 from ...config import UNROLLED, ModelConfig, TrainingConfig
 from ...errors import OutputError, TrainingError, explain
@@ -172,7 +172,8 @@ def train(
     if resume:
         trainer.load(LAST)
     try:
-        ended = trainer.run(train_set, validation_set)
+        with writing_into(folder):
+            ended = trainer.run(train_set, validation_set)
     except (StopTraining, TrainingError, OutputError) as reason:
         if not (folder / BEST).is_file():
             raise TrainingError(

@@ -6,6 +6,7 @@ Lightning.
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import time
@@ -23,7 +24,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.utils.data import DataLoader
 
 from ... import canvas_training
-from ...atomic import atomic_path
+from ...atomic import atomic_path, writing_into
 from ...batching import datasets
 from ...config import UNROLLED, ModelConfig, TrainingConfig
 from ...errors import BackendUnavailableError, OutputError, TrainingError, explain
@@ -58,8 +59,10 @@ class Checkpoints(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         """Write a checkpoint. Raises `OutputError`."""
+        buffer = io.BytesIO()  # torch hides what a disk says
+        torch.save(checkpoint, buffer)
         with atomic_path(path) as part:
-            torch.save(checkpoint, part)
+            part.write_bytes(buffer.getbuffer())
 
 
 class Reporter(pl.Callback):
@@ -155,7 +158,8 @@ def train(
     trainer = _trainer(training, folder, device, reporter, watch=validation_set is not None)
     loaders = [DataLoader(d, batch_size=None) for d in (train_set, validation_set) if d is not None]
     try:
-        _fit(trainer, module, loaders, last if resume else None)
+        with writing_into(folder):
+            _fit(trainer, module, loaders, last if resume else None)
         done = len(reporter.history) == training.epochs
         ended = 'finished' if done else 'no longer improving'
     except (StopTraining, TrainingError, OutputError) as reason:
