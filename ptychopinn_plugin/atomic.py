@@ -11,7 +11,6 @@ from pathlib import Path
 
 from .errors import OutputError, explain
 
-
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 

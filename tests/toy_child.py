@@ -1,6 +1,8 @@
 """The worker's child with the toy back end in it; TOY_TROUBLE makes it misbehave.
 
 crash   ends itself by a signal in the middle of the work
+killed  is killed as the system does for want of memory
+memory  wants too much of it
 exit    leaves without a word
 hang    never says anything
 chatty  floods both outputs
@@ -15,6 +17,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import toy_backend
 
 from ptychopinn_plugin.worker import child
@@ -34,6 +37,10 @@ def trouble():
     if TROUBLE == 'crash':
         print('about to die', file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGSEGV)
+    elif TROUBLE == 'killed':
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif TROUBLE == 'memory':
+        np.zeros(2**60, np.uint8)
     elif TROUBLE == 'exit':
         os._exit(3)
     elif TROUBLE == 'hang':

@@ -34,6 +34,8 @@ TAIL_BYTES = 16_384
 # Where libraries put temporary files: into the job's folder, which goes with the job.
 TEMPORARY = ('TMPDIR', 'TEMP', 'TMP')
 TAIL_LINES = 20
+# The kernel kills what takes the last of the memory; TensorFlow falls over where it gets none.
+WANT_OF_MEMORY = {signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT} if os.name == 'posix' else set()
 
 
 def never() -> bool:
@@ -190,8 +192,8 @@ class Run:
         logger.error('The last lines of the process were:\n%s', self._last_lines() or '(none)')
         how = f'signal {-code}' if code < 0 else f'exit code {code}'
         cure = 'Look at the log'
-        if code == -signal.SIGKILL:
-            cure = f'The system ends so what takes the last of the memory. {LOWER}'
+        if -code in WANT_OF_MEMORY:
+            cure = f'The memory was too little, often. {LOWER}'
         return WorkerError(explain('The process that computes died', received=how, cure=cure))
 
     def _error(self, failed: Failed) -> PluginError:

@@ -18,7 +18,13 @@ from ptychopinn_plugin.config import (
     RuntimeConfig,
     TrainingConfig,
 )
-from ptychopinn_plugin.errors import ConfigError, DataError, ModelFileError, TrainingError
+from ptychopinn_plugin.errors import (
+    ConfigError,
+    DataError,
+    ModelFileError,
+    OutOfMemoryError,
+    TrainingError,
+)
 from ptychopinn_plugin.metrics import compare
 from ptychopinn_plugin.network_weights import weight_shapes
 from ptychopinn_plugin.position_correction import with_room
@@ -56,6 +62,25 @@ def train(backend, scan, folder, *, model=SMALL, on_epoch=nothing, on_step=nothi
         [scan], validation, model, training, RUNTIME, folder, on_epoch, on_step,
         resume=resume, initial=initial,
     )  # fmt: skip
+
+
+def too_much():
+    np.zeros(2**60, np.uint8)
+
+
+def too_much_of_torch():
+    import torch
+
+    torch.zeros(2**58, dtype=torch.uint8)
+
+
+def too_much_of_tensorflow():
+    import tensorflow as tf
+
+    tf.zeros((2**20, 2**24))
+
+
+TOO_MUCH = {'torch': too_much_of_torch, 'tensorflow': too_much_of_tensorflow}
 
 
 def loss_curve(model):
@@ -197,6 +222,14 @@ class TestTraining:
         bad = {k: np.full(s, np.inf, np.float32) for k, s in weight_shapes(SMALL).items()}
         with pytest.raises(TrainingError, match='not finite'):
             train(backend, small_scan, tmp_path, initial=Model(SMALL, bad))
+
+    @pytest.mark.parametrize('whose', ['framework', 'numpy'])
+    def test_too_little_memory_says_what_to_lower(self, backend, small_scan, tmp_path, whose):
+        def take(_):
+            (too_much if whose == 'numpy' else TOO_MUCH[backend.name])()
+
+        with pytest.raises(OutOfMemoryError, match='Lower the batch size'):
+            train(backend, small_scan, tmp_path, on_step=take)
 
     @every_architecture
     def test_a_full_disk_keeps_the_best_model_so_far(self, backend, small_scan, tmp_path, model):

@@ -240,3 +240,12 @@ def test_import_is_quick_and_clean():
         assert done.stdout.strip() == '[]'
     # Ratio to a bare import of numpy, since seconds depend on the machine.
     assert min(times) < 3 * min(empty)
+
+
+def test_too_little_memory_says_what_to_lower(monkeypatch, capsys):
+    def take():
+        np.zeros(2**60, np.uint8)
+
+    monkeypatch.setattr('ptychopinn_plugin.cli.doctor.examine', take)
+    assert main(['doctor']) == 1
+    assert 'Lower the batch size' in capsys.readouterr().err

@@ -29,6 +29,7 @@ from ptychopinn_plugin.config import (
 from ptychopinn_plugin.errors import (
     BackendUnavailableError,
     DataError,
+    OutOfMemoryError,
     OutputError,
     PluginError,
     WorkerError,
@@ -136,7 +137,14 @@ def test_child_and_parent_agree_on_everything_a_scan_holds(small_scan, tmp_path)
     assert (back.reconstruction, back.runtime) == (job.reconstruction, job.runtime)
 
 
-@pytest.mark.parametrize(('trouble', 'how'), [('crash', 'signal 11'), ('exit', 'exit code 3')])
+@pytest.mark.parametrize(
+    ('trouble', 'how'),
+    [
+        ('crash', 'signal 11.*Lower the batch size'),
+        ('killed', 'signal 9.*Lower the batch size'),
+        ('exit', 'exit code 3.*Look at the log'),
+    ],
+)
 def test_a_child_that_dies_is_an_error_within_a_second(
     reconstruction, toy_child, monkeypatch, caplog, trouble, how
 ):
@@ -163,6 +171,12 @@ def test_an_error_that_nobody_foresaw_names_itself(reconstruction, toy_child, mo
     with Run(reconstruction) as run, pytest.raises(WorkerError, match='ZeroDivisionError: a bug'):
         list(run)
     assert 'Traceback' in caplog.text
+
+
+def test_too_little_memory_says_what_to_lower(reconstruction, toy_child, monkeypatch):
+    monkeypatch.setenv('TOY_TROUBLE', 'memory')
+    with Run(reconstruction) as run, pytest.raises(OutOfMemoryError, match='Lower the batch size'):
+        list(run)
 
 
 def test_a_child_that_floods_its_outputs_blocks_nothing(reconstruction, toy_child, monkeypatch):
