@@ -16,7 +16,7 @@ PEERS_VENV := .venv-peers
 PEERS_STAMP := $(PEERS_VENV)/.installed
 PEERS ?=
 
-BACKEND_TESTS := tests/conformance tests/test_cycle.py tests/test_real_scan.py tests/host/test_end_to_end.py tests/test_network_helps.py
+BACKEND_TESTS := tests/conformance tests/faults/test_killed_training.py tests/test_cycle.py tests/test_real_scan.py tests/host/test_end_to_end.py tests/test_network_helps.py
 
 export QT_QPA_PLATFORM ?= offscreen
 

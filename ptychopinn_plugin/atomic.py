@@ -20,7 +20,34 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises `OutputError` when the folder is missing or not writable, or the disk is full.
     """
-    target = Path(target)
+    with atomic_paths(target) as (part,):
+        yield part
+
+
+@contextmanager
+def atomic_paths(*targets: str | os.PathLike[str]) -> Iterator[list[Path]]:
+    """Do the same for files that belong together: none is replaced before all are on the disk."""
+    paths = [Path(target) for target in targets]
+    target, parts = paths[0], []
+    try:
+        for target in paths:
+            parts.append(_begun(target))
+        yield parts
+        for part in parts:
+            with part.open('rb+') as stream:
+                os.fsync(stream.fileno())
+        for target, part in zip(paths, parts, strict=True):
+            os.replace(part, target)
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(_cannot_write(target, error)) from error
+    finally:
+        for part in parts:
+            part.unlink(missing_ok=True)
+
+
+def _begun(target: Path) -> Path:
     if target.is_dir():
         raise OutputError(
             explain('The output is a folder', expected='a file name', received=str(target))
@@ -28,21 +55,8 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     # Cut: the longer temporary name must fit where the target's name only just does.
     stem, suffix = target.name[:50], target.suffix[:20]
     part = target.parent / f'.{stem}.{secrets.token_hex(4)}.part{suffix}'
-    try:
-        part.touch(exist_ok=False)  # unlike mkstemp, with the permissions the umask grants
-    except OSError as error:
-        raise OutputError(_cannot_write(target, error)) from error
-    try:
-        yield part
-        with part.open('rb+') as stream:
-            os.fsync(stream.fileno())
-        os.replace(part, target)
-    except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError(_cannot_write(target, error)) from error
-    finally:
-        part.unlink(missing_ok=True)
+    part.touch(exist_ok=False)  # unlike mkstemp, with the permissions the umask grants
+    return part
 
 
 @contextmanager

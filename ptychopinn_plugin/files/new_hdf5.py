@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from ..atomic import atomic_path
@@ -40,14 +41,14 @@ class _Sink(io.FileIO):
 
 
 @contextmanager
-def new_hdf5(target: Source) -> Iterator[Any]:
-    """Yield an open HDF5 file that replaces `target` when all of it was written.
+def hdf5_into(part: Path) -> Iterator[Any]:
+    """Yield an HDF5 file that fills an empty file.
 
-    Raises `OutputError`; the old file is whole then.
+    Raises `OSError` where the disk took less.
     """
     import h5py
 
-    with atomic_path(target) as part, _Sink(part, 'r+') as sink:
+    with _Sink(part, 'r+') as sink:
         try:
             with h5py.File(sink, 'w') as h5:
                 yield h5
@@ -56,3 +57,13 @@ def new_hdf5(target: Source) -> Iterator[Any]:
                 raise
         if sink.error is not None:
             raise sink.error
+
+
+@contextmanager
+def new_hdf5(target: Source) -> Iterator[Any]:
+    """Yield an open HDF5 file that replaces `target` when all of it was written.
+
+    Raises `OutputError`; the old file is whole then.
+    """
+    with atomic_path(target) as part, hdf5_into(part) as h5:
+        yield h5

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..atomic import atomic_paths
 from ..geometry import pixel_size_m
 from ..result import ObjectImage
 from ..scan import Geometry, Scan
-from .new_hdf5 import new_hdf5
+from .new_hdf5 import hdf5_into
 from .npz import object_array
 from .product import TRUE_OBJECT_KEY, scan_pixel_size_m, write_product
 
@@ -32,20 +33,22 @@ def save_pair(scan: Scan, folder: Path) -> None:
     placed, nominal = _placed(scan)
     guess = object_array(scan)
     image = ObjectImage(guess, np.empty(0, np.float32), scan.frame.origin_px)
-    # Both or neither: positions of another scan would fit by chance.
-    with new_hdf5(folder / PRODUCT_FILE) as product, new_hdf5(folder / DIFFRACTION_FILE) as h5:
-        h5.create_dataset('patterns', data=scan.counts, compression='lzf')
-        detector = placed.geometry.detector_pixel_size_m or (0.0, 0.0)
-        for key, value in zip(('height', 'width'), detector, strict=True):
-            h5['patterns'].attrs[f'detector_pixel_{key}_m'] = value
-        h5['indexes'] = scan.scan_index
-        h5['bad_pixels'] = scan.bad_pixels
-        write_product(product, placed, image, scan.probe, scan.name, scan.positions_px)
-        if nominal:
-            product.attrs['comments'] = NOMINAL
-            logger.warning('%s %g nm pixels were taken', NOMINAL, NOMINAL_PIXEL_M * 1e9)
-        if scan.true_object is not None:
-            product.create_dataset(TRUE_OBJECT_KEY, data=scan.true_object, compression='lzf')
+    # Neither name is taken before both are written: positions of another scan would fit by chance.
+    with atomic_paths(folder / DIFFRACTION_FILE, folder / PRODUCT_FILE) as (patterns, product):
+        with hdf5_into(patterns) as h5:
+            h5.create_dataset('patterns', data=scan.counts, compression='lzf')
+            detector = placed.geometry.detector_pixel_size_m or (0.0, 0.0)
+            for key, value in zip(('height', 'width'), detector, strict=True):
+                h5['patterns'].attrs[f'detector_pixel_{key}_m'] = value
+            h5['indexes'] = scan.scan_index
+            h5['bad_pixels'] = scan.bad_pixels
+        with hdf5_into(product) as h5:
+            write_product(h5, placed, image, scan.probe, scan.name, scan.positions_px)
+            if nominal:
+                h5.attrs['comments'] = NOMINAL
+                logger.warning('%s %g nm pixels were taken', NOMINAL, NOMINAL_PIXEL_M * 1e9)
+            if scan.true_object is not None:
+                h5.create_dataset(TRUE_OBJECT_KEY, data=scan.true_object, compression='lzf')
 
 
 def _placed(scan: Scan) -> tuple[Scan, bool]:
