@@ -19,18 +19,20 @@ import os
 import select
 import signal
 import sys
+import tempfile
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import IO, Any, NoReturn, TypeVar
 
 import numpy as np
 
-from . import errors
-from .errors import DataError, PluginError, explain
+from . import errors, mapped
+from .errors import DataError, PluginError, WorkerError, explain
 from .result import ObjectImage
 from .scan import Array, Frame, Geometry, Scan
 
@@ -42,6 +44,7 @@ MEMORY_BYTES, BYTES_PER_BYTE = 2**30, 400
 CPU_S, BYTES_PER_S = 4.0, 2 * 2**20
 WALL_S, WALL_PER_CPU = 20.0, 4.0
 CHUNK = 2**30
+MAY_BE_LARGE = 2**20  # bytes of a file that may hold what is kept on the disk
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 ALIGN = 64
 KINDS: tuple[type, ...] = (Scan, Frame, Geometry, ObjectImage)
@@ -56,12 +59,13 @@ def apart(
     name: str,
     kind: type[PluginError] = DataError,
     kinds: Sequence[type] = (),
+    files: Sequence[Path] = (),
 ) -> T:
     """Return what `read` returns, read in a copy of this process; its errors are raised here.
 
     `size_bytes` is the size of the files, `name` what messages call them. `read` returns arrays,
-    plain values, containers of them, and the dataclasses `KINDS` and `kinds`. Where the copy dies,
-    an error of `kind` says so.
+    plain values, containers of them, and the dataclasses `KINDS` and `kinds`; what is mapped from
+    one of `files` is mapped here again. Where the copy dies, an error of `kind` says so.
     """
     if not AVAILABLE or _inside:
         return read()
@@ -69,8 +73,10 @@ def apart(
     import hdf5plugin  # noqa: F401
 
     cpu_s = CPU_S + size_bytes / BYTES_PER_S
-    memory = os.memfd_create('ptychopinn-plugin', os.MFD_CLOEXEC)
-    try:
+    with ExitStack() as stack:
+        memory = os.memfd_create('ptychopinn-plugin', os.MFD_CLOEXEC)
+        stack.callback(os.close, memory)
+        disk = stack.enter_context(_disk()).fileno() if size_bytes > MAY_BE_LARGE else -1
         heard, said = os.pipe()
         parent = os.getpid()
         with warnings.catch_warnings():
@@ -78,7 +84,7 @@ def apart(
             warnings.simplefilter('ignore', DeprecationWarning)
             child = os.fork()
         if child == 0:
-            _child(read, parent, memory, said, size_bytes, cpu_s)
+            _child(read, parent, memory, disk, said, size_bytes, cpu_s)
         os.close(said)
         text, in_time = _listen(child, heard, WALL_S + WALL_PER_CPU * cpu_s)
         answer = _parsed(text)
@@ -92,10 +98,13 @@ def apart(
                     cure='Copy it again',
                 )
             )  # fmt: skip
-        found: T = _result(answer, memory, {c.__name__: c for c in (*KINDS, *kinds)})
+        made = _Made(answer, memory, disk, {str(f) for f in files}, (*KINDS, *kinds))
+        found: T = made.value(answer['value'])
         return found
-    finally:
-        os.close(memory)
+
+
+def _disk() -> IO[bytes]:
+    return tempfile.TemporaryFile(prefix='ptychopinn-')
 
 
 def size_of(*files: Path | None) -> int:
@@ -116,14 +125,22 @@ class _Records(logging.Handler):
 
 
 def _child(
-    read: Callable[[], Any], parent: int, memory: int, said: int, size_bytes: int, cpu_s: float
+    read: Callable[[], Any],
+    parent: int,
+    memory: int,
+    disk: int,
+    said: int,
+    size_bytes: int,
+    cpu_s: float,
 ) -> NoReturn:
     code = 1
     try:
         gc.disable()  # nothing of the parent is finalised here
         _end_with(parent)
-        _confine(memory, said, size_bytes, cpu_s)
-        answer = json.dumps(_answer(read, memory)).encode()
+        _confine((memory, disk, said), size_bytes, cpu_s)
+        if disk >= 0:
+            mapped.give(disk)
+        answer = json.dumps(_answer(read, memory, disk)).encode()
         while answer:
             answer = answer[os.write(said, answer) :]
         code = 0
@@ -138,7 +155,7 @@ def _end_with(parent: int) -> None:
         os._exit(1)
 
 
-def _confine(memory: int, said: int, size_bytes: int, cpu_s: float) -> None:
+def _confine(open_files: Sequence[int], size_bytes: int, cpu_s: float) -> None:
     global _inside
     import resource
 
@@ -148,10 +165,10 @@ def _confine(memory: int, said: int, size_bytes: int, cpu_s: float) -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nothing, stream)
-    low, high = sorted((memory, said))
-    os.closerange(3, low)
-    os.closerange(low + 1, high)
-    os.closerange(high + 1, max(os.sysconf('SC_OPEN_MAX'), high + 4096))
+    kept = sorted(f for f in open_files if f >= 0)
+    ends = [*kept, max(os.sysconf('SC_OPEN_MAX'), kept[-1] + 4096)]
+    for before, after in zip([2, *kept], ends, strict=True):
+        os.closerange(before + 1, after)
     pages = int(Path('/proc/self/statm').read_text().split()[0])
     most = pages * mmap.PAGESIZE + MEMORY_BYTES + BYTES_PER_BYTE * size_bytes
     limits = {
@@ -165,13 +182,13 @@ def _confine(memory: int, said: int, size_bytes: int, cpu_s: float) -> None:
         resource.setrlimit(what, (limit, hard))
 
 
-def _answer(read: Callable[[], Any], memory: int) -> dict[str, Any]:
+def _answer(read: Callable[[], Any], memory: int, disk: int) -> dict[str, Any]:
     own, handler = logging.getLogger('ptychopinn_plugin'), _Records()
     own.handlers, own.propagate = [handler], False
     arrays: list[Array] = []
     answer: dict[str, Any] = {'log': handler.records}
     try:
-        answer['value'] = _flat(read(), arrays)
+        answer['value'] = _flat(read(), arrays, has_disk=disk >= 0)
     except PluginError as error:
         return {**answer, 'error': [type(error).__name__, str(error), '']}
     except MemoryError:
@@ -196,23 +213,32 @@ def _put(memory: int, array: Array, at: int) -> int:
     return at + -(-done // ALIGN) * ALIGN
 
 
-def _flat(value: Any, arrays: list[Array]) -> Any:
-    """Return a value as JSON; arrays are numbered and left in `arrays`."""
-    if isinstance(value, np.ndarray):
-        arrays.append(value)
-        return {'array': len(arrays) - 1}
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, tuple):
-        return {'tuple': [_flat(v, arrays) for v in value]}
-    if isinstance(value, list):
-        return [_flat(v, arrays) for v in value]
-    if isinstance(value, Mapping):
-        return {'dict': [[str(k), _flat(v, arrays)] for k, v in value.items()]}
-    if is_dataclass(value):
-        found = {f.name: _flat(getattr(value, f.name), arrays) for f in fields(value)}
-        return {'kind': type(value).__name__, 'fields': found}
-    return value
+def _flat(value: Any, arrays: list[Array], *, has_disk: bool) -> Any:
+    """Return a value as JSON; arrays are numbered and left in `arrays`, but what lies on the disk
+    already is said by its place.
+    """
+
+    def flat(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            place = mapped.place_of(value)
+            if place is not None and (place[0] or has_disk):
+                return {'mapped': [*place, value.dtype.str, value.shape]}
+            arrays.append(value)
+            return {'array': len(arrays) - 1}
+        if isinstance(value, np.generic):
+            return value.item()
+        if isinstance(value, tuple):
+            return {'tuple': [flat(v) for v in value]}
+        if isinstance(value, list):
+            return [flat(v) for v in value]
+        if isinstance(value, Mapping):
+            return {'dict': [[str(k), flat(v)] for k, v in value.items()]}
+        if is_dataclass(value):
+            found = {f.name: flat(getattr(value, f.name)) for f in fields(value)}
+            return {'kind': type(value).__name__, 'fields': found}
+        return value
+
+    return flat(value)
 
 
 # --- in this process ------------------------------------------------------------------------------
@@ -247,22 +273,6 @@ def _parsed(text: bytes) -> Any:
         return None
 
 
-def _result(answer: Mapping[str, Any], memory: int, kinds: Mapping[str, type]) -> Any:
-    for name, level, text in answer['log']:
-        logging.getLogger(name).log(level, '%s', text)
-    if 'error' in answer:
-        raise _error(*answer['error'])
-    size = os.fstat(memory).st_size
-    shared = mmap.mmap(memory, size) if size else bytearray()
-    arrays = [
-        np.ndarray(tuple(shape), np.dtype(dtype), shared, at)
-        if np.prod(shape, dtype=object) * np.dtype(dtype).itemsize
-        else np.empty(tuple(shape), np.dtype(dtype))
-        for at, dtype, shape in answer['arrays']
-    ]  # fmt: skip
-    return _made(answer['value'], arrays, kinds)
-
-
 def _error(name: str, text: str, trace: str) -> Exception:
     kind: Any = getattr(errors, name, None) or getattr(builtins, name, RuntimeError)
     error: Exception = kind(text)
@@ -271,20 +281,56 @@ def _error(name: str, text: str, trace: str) -> Exception:
     return error
 
 
-def _made(value: Any, arrays: Sequence[Array], kinds: Mapping[str, type]) -> Any:
-    """Return the value of its JSON."""
-    if isinstance(value, list):
-        return [_made(v, arrays, kinds) for v in value]
-    if not isinstance(value, dict):
-        return value
-    if 'array' in value:
-        return arrays[value['array']]
-    if 'tuple' in value:
-        return tuple(_made(v, arrays, kinds) for v in value['tuple'])
-    if 'dict' in value:
-        return {k: _made(v, arrays, kinds) for k, v in value['dict']}
-    # As it was checked there: checking gigabytes twice would be felt.
-    made: Any = object.__new__(kinds[value['kind']])
-    for key, field in value['fields'].items():
-        object.__setattr__(made, key, _made(field, arrays, kinds))
-    return made
+class _Made:
+    """What the copy said, as values. Raises what the copy raised."""
+
+    def __init__(
+        self,
+        answer: Mapping[str, Any],
+        memory: int,
+        disk: int,
+        files: set[str],
+        kinds: Sequence[type],
+    ) -> None:
+        for name, level, text in answer['log']:
+            logging.getLogger(name).log(level, '%s', text)
+        if 'error' in answer:
+            raise _error(*answer['error'])
+        self._disk, self._files = disk, files
+        self._kinds = {c.__name__: c for c in kinds}
+        size = os.fstat(memory).st_size
+        shared = mmap.mmap(memory, size) if size else bytearray()
+        self._arrays = [
+            np.ndarray(tuple(shape), np.dtype(dtype), shared, at)
+            if np.prod(shape, dtype=object) * np.dtype(dtype).itemsize
+            else np.empty(tuple(shape), np.dtype(dtype))
+            for at, dtype, shape in answer['arrays']
+        ]  # fmt: skip
+
+    def value(self, said: Any) -> Any:
+        """Return the value of its JSON."""
+        if isinstance(said, list):
+            return [self.value(v) for v in said]
+        if not isinstance(said, dict):
+            return said
+        if 'array' in said:
+            return self._arrays[said['array']]
+        if 'mapped' in said:
+            return self._mapped(*said['mapped'])
+        if 'tuple' in said:
+            return tuple(self.value(v) for v in said['tuple'])
+        if 'dict' in said:
+            return {k: self.value(v) for k, v in said['dict']}
+        # As it was checked there: checking gigabytes twice would be felt.
+        made: Any = object.__new__(self._kinds[said['kind']])
+        for key, field in said['fields'].items():
+            object.__setattr__(made, key, self.value(field))
+        return made
+
+    def _mapped(self, path: str, offset: int, dtype: str, shape: list[int]) -> Array:
+        if not path:
+            return mapped.of_file(self._disk, tuple(shape), np.dtype(dtype), offset)
+        if path not in self._files:
+            raise WorkerError(f'A file that nobody asked for: {path}')
+        with open(path, 'rb') as file:
+            return mapped.of_file(file.fileno(), tuple(shape), np.dtype(dtype), offset, path)

@@ -75,7 +75,7 @@ def source(scan: Scan, rows: Rows | None = None, *, supervised: bool = False) ->
 def batch(source: Source, groups: Rows) -> Batch:
     """Return the arrays of groups (B, C) of scan rows."""
     rows = groups.reshape(-1)
-    counts = np.where(source.scan.bad_pixels, 0, source.scan.counts[rows]).astype(np.float32)
+    counts = np.where(source.scan.bad_pixels, 0, source.scan.patterns(rows)).astype(np.float32)
     inputs = amplitudes(counts) * np.float32(source.scale)
     return Batch(
         source,

@@ -78,7 +78,7 @@ class FarField:
 
     def measured(self, rows: Rows) -> Float:
         """Return the amplitudes times N, (B, N, N), of patterns; zero on bad pixels."""
-        found = amplitudes(self.scan.counts[rows]) * np.float32(self.side)
+        found = amplitudes(self.scan.patterns(rows)) * np.float32(self.side)
         if self.good is not None:
             found *= self.good
         return found

@@ -194,7 +194,7 @@ def noise_floor(scan: Scan) -> float:
     floor: a scale below one makes it too high. At most `starts.SAMPLE` patterns are read.
     """
     rows = np.linspace(0, len(scan) - 1, min(len(scan), SAMPLE)).astype(int)
-    counts = scan.counts[rows][:, ~scan.bad_pixels].astype(np.float64)
+    counts = scan.patterns(rows)[:, ~scan.bad_pixels].astype(np.float64)
     noise = np.where(counts < 1.5, counts, 0.25)
     return float(noise.sum() / max(counts.sum(), 1.0))
 

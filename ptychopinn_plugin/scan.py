@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import DataError, require
+from .mapped import batch, rows_of
 
 Float = NDArray[np.float32]
 Complex = NDArray[np.complex64]
@@ -156,11 +157,15 @@ class Scan:
     def __len__(self) -> int:
         return int(self.counts.shape[0])
 
+    def patterns(self, rows: Array | slice) -> Array:
+        """Return the counts of some patterns; what was read of a mapped file is given back."""
+        return batch(self.counts, rows)
+
     def _good_values(self, size: int = 256) -> Iterator[Array]:
         """Yield the good pixels of at most `size` patterns at a time, (patterns, pixels)."""
         good = ~self.bad_pixels
         for start in range(0, len(self), size):
-            block = self.counts[start : start + size]
+            block = self.patterns(slice(start, start + size))
             yield block.reshape(len(block), -1) if good.all() else block[:, good]
 
     @cached_property
@@ -174,7 +179,7 @@ class Scan:
         """
         return replace(
             self,
-            counts=self.counts[rows],
+            counts=rows_of(self.counts, rows),
             positions_px=self.positions_px[rows],
             scan_index=self.scan_index[rows],
         )

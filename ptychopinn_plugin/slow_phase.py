@@ -141,7 +141,7 @@ def first_phase(scan: Scan, probe: Complex) -> Float:
     sums = np.empty((len(scan), SUMS), np.float32)
     for start in range(0, len(scan), BATCH):
         rows = slice(start, start + BATCH)
-        miss = (amplitudes(scan.counts[rows]) - modulus) * good
+        miss = (amplitudes(scan.patterns(rows)) - modulus) * good
         # One predicted pattern for all: its slopes are taken once.
         sums[rows] = _sums_of_one(modulus, miss, good)
     return slow.phase(sums)

@@ -186,7 +186,7 @@ class Sweeper:
         """Return a batch's amplitudes times N (B, 1, N, N), the zero frequency first; zero on bad
         pixels.
         """
-        found = amplitudes(self.scan.counts[self.batches[number].rows]) * ~self.scan.bad_pixels
+        found = amplitudes(self.scan.patterns(self.batches[number].rows)) * ~self.scan.bad_pixels
         made: Float = np.fft.ifftshift(found, axes=(-2, -1))[:, None] * np.float32(self.side)
         return made
 

@@ -30,7 +30,7 @@ class Sample:
 
     def read(self, rows: Rows) -> Float:
         """Return patterns (S, N, N) as float32."""
-        frames = self.scan.counts[rows].astype(np.float32)
+        frames = self.scan.patterns(rows).astype(np.float32)
         frames[:, self.scan.bad_pixels] = 0
         return frames
 

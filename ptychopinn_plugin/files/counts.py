@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ..errors import DataError, explain, require
+from ..mapped import batch, blocks, made
 from ..scan import Array, Bool, Double
 
 KINDS = ('auto', 'counts', 'amplitude')
@@ -61,8 +63,7 @@ def as_counts(
         )
     if kind == 'counts':
         return stored
-    counts = _squared(stored, bad_pixels)
-    return np.rint(counts, out=counts)
+    return _squared(stored, bad_pixels, np.rint)
 
 
 def judged(stored: Array, bad_pixels: Bool | None = None) -> str:
@@ -79,7 +80,8 @@ def judged(stored: Array, bad_pixels: Bool | None = None) -> str:
 def _sample(stored: Array, bad_pixels: Bool | None) -> Double:
     """Return the finite good pixels of some patterns: evenly spaced ones and the brightest."""
     with np.errstate(all='ignore'):
-        brightest = np.argsort(np.nan_to_num(stored.sum((1, 2), dtype=np.float64)))[-4:]
+        totals = [batch(stored, r).sum((1, 2), dtype=np.float64) for r in blocks(stored)]
+        brightest = np.argsort(np.nan_to_num(np.concatenate(totals)))[-4:]
     spaced = np.linspace(0, len(stored) - 1, min(SAMPLE_PATTERNS, len(stored))).astype(int)
     block = np.asarray(stored[np.union1d(spaced, brightest)], np.float64)
     if bad_pixels is not None and bad_pixels.shape == block.shape[1:]:
@@ -100,17 +102,22 @@ def _squares_are_integers(values: Double, dtype: np.dtype[Any]) -> bool:
     )
 
 
-def _squared(stored: Array, bad_pixels: Bool | None) -> Array:
-    # In float32 and never in the stored type: uint16 would wrap around.
-    values = stored.astype(np.float32)
-    negative = (values < 0).any(0)
-    if bad_pixels is not None and bad_pixels.shape == negative.shape:
-        negative &= ~bad_pixels  # detectors mark bad pixels with -1
-    require(
-        not negative.any(),
-        DataError,
-        'Diffraction amplitudes are negative',
-        expected='amplitudes >= 0',
-        received=f'minimum={np.nanmin(values)}',
-    )
-    return np.square(values, out=values)
+def _squared(
+    stored: Array, bad_pixels: Bool | None, finish: Callable[[Array], Array] = np.asarray
+) -> Array:
+    def square(rows: Array) -> Array:
+        # In float32 and never in the stored type: uint16 would wrap around.
+        values = batch(stored, rows).astype(np.float32)
+        negative = (values < 0).any(0)
+        if bad_pixels is not None and bad_pixels.shape == negative.shape:
+            negative &= ~bad_pixels  # detectors mark bad pixels with -1
+        require(
+            not negative.any(),
+            DataError,
+            'Diffraction amplitudes are negative',
+            expected='amplitudes >= 0',
+            received=f'minimum={np.nanmin(values)}',
+        )
+        return finish(np.square(values, out=values))
+
+    return made(map(square, blocks(stored)), stored.shape, np.dtype(np.float32))

@@ -22,7 +22,7 @@ from .new_hdf5 import new_hdf5
 from .npz import object_array
 from .paths import existing_file
 from .product import UNKNOWN_PIXEL_M, Product, first_probe, load_product, metres, scan_pixel_size_m
-from .safe_hdf5 import dataset_at, has, number, open_hdf5, positive, read
+from .safe_hdf5 import dataset_at, has, number, open_hdf5, patterns_in, positive, read
 
 DETECTOR = 'entry_1/instrument_1/detector_1'
 DATA = ('entry_1/data_1/data', f'{DETECTOR}/data')
@@ -61,7 +61,7 @@ def load_cxi(path: Path, *, diffraction: str = 'auto', product: Path | None = No
             if has(h5, OBJECT):
                 given = cxi_product(h5, side, count)
         detector = _geometry(h5, side).detector_pixel_size_m
-        patterns = Patterns(data[()], np.arange(count), bad, detector)
+        patterns = Patterns(patterns_in(data), np.arange(count), bad, detector)
         if given is None:
             return _without_object(h5, patterns, diffraction, file.stem)
     return with_product(patterns, given, file, diffraction, file.stem)

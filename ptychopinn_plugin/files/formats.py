@@ -46,6 +46,7 @@ def load_scan(
         lambda: _load(file, name, diffraction, probe_key, product),
         size_of(file, other),
         name=file.name,
+        files=(file,),
     )
 
 

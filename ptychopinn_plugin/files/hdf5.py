@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import DataError, require
 from ..geometry import pixel_size_m
+from ..mapped import rows_of
 from ..scan import Array, Bool, Double, Geometry, Scan
 from .counts import as_counts
 from .frames import pair_of, place
@@ -17,7 +18,7 @@ from .new_hdf5 import new_hdf5
 from .npz import object_array, scan_index
 from .paths import blame, existing_file
 from .product import UNKNOWN_PIXEL_M, Product, load_product, scan_pixel_size_m
-from .safe_hdf5 import attribute, dataset_at, has, number, open_hdf5, positive, read
+from .safe_hdf5 import attribute, dataset_at, has, number, open_hdf5, patterns_in, positive, read
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,9 @@ def with_product(
     with blame(file):
         rows, positions_m = paired(patterns.index, product.position_index, product.positions_m)
         if not rows.all():
-            patterns = replace(patterns, stored=patterns.stored[rows], index=patterns.index[rows])
+            patterns = replace(
+                patterns, stored=rows_of(patterns.stored, rows), index=patterns.index[rows]
+            )
         return scan_of(patterns, positions_m, product, diffraction, name or file.stem)
 
 
@@ -120,7 +123,7 @@ def load_training(path: Path, *, diffraction: str = 'auto') -> Scan:
     """Return the scan of an HDF5 training file of the host (DC-7)."""
     file = existing_file(path)
     with open_hdf5(file) as h5:
-        stored, obj = read(h5, 'patterns'), read(h5, 'object')
+        stored, obj = patterns_in(dataset_at(h5, 'patterns')), read(h5, 'object')
         side = stored.shape[-1] if stored.ndim else 0
         bad = read(h5, 'bad_pixels').astype(bool) if has(h5, 'bad_pixels') else None
         x, y = read(h5, 'probe_position_x_px'), read(h5, 'probe_position_y_px')
@@ -197,7 +200,7 @@ def _read_patterns(file: Path) -> Patterns:
             positive(attribute(dataset, f'detector_pixel_{k}_m')) for k in ('height', 'width')
         )
         return Patterns(
-            dataset[()],
+            patterns_in(dataset),
             index,
             read(h5, 'bad_pixels').astype(bool) if has(h5, 'bad_pixels') else None,
             None if dy is None or dx is None else (dy, dx),

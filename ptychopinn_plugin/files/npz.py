@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import math
+import struct
 import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
 
+from .. import mapped
 from ..atomic import atomic_path
-from ..errors import DataError, explain, require
+from ..errors import DataError, OutputError, explain, require
 from ..scan import Array, Bool, Complex, Scan
 from .counts import as_counts
 from .frames import pair_of, place
@@ -24,6 +26,7 @@ from .paths import blame, existing_file
 MAX_BYTES = 64 * 2**30
 MAX_EXPANSION = 2000
 SMALL_BYTES, EXPANSION_OF_OTHERS, COMPLEX_BYTES = 2**29, 400, 8
+LENGTHS_AT, ENCRYPTED = 26, 1  # in the header of a zip's member
 PATTERN_KEYS = ('diff3d', 'diffraction')
 SCALE_KEY = 'diff3d_scale'
 
@@ -55,8 +58,11 @@ class Archive:
         try:
             self._check_header(key)
             with self._zip.open(key + '.npy') as stream:
-                array: Array = npy.read_array(stream, allow_pickle=False)
-        except DataError:
+                array = self._large(key, stream) if key in PATTERN_KEYS else None
+            if array is None:
+                with self._zip.open(key + '.npy') as stream:
+                    array = npy.read_array(stream, allow_pickle=False)
+        except (DataError, OutputError):
             raise
         except DAMAGE as error:
             raise DataError(
@@ -70,6 +76,23 @@ class Archive:
         """Return one array, or None when the file has none of this name."""
         return self.read(key) if key in self else None
 
+    def _large(self, key: str, stream: IO[bytes]) -> Array | None:
+        """Return a large array, on the disk; None for any other."""
+        shape, fortran, dtype = _header(stream)
+        if fortran or len(shape) != 3 or not mapped.is_large(shape, dtype):
+            return None
+        info, file = self._zip.getinfo(key + '.npy'), self._zip.fp
+        if info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & ENCRYPTED and file:
+            begin = stream.tell()
+            file.seek(info.header_offset + LENGTHS_AT)
+            lengths = struct.unpack('<HH', file.read(4))
+            begin += info.header_offset + LENGTHS_AT + 4 + sum(lengths)
+            return mapped.of_file(file.fileno(), shape, dtype, begin)
+        rows = max(1, mapped.BLOCK_BYTES * shape[0] // (prod(shape) * dtype.itemsize))
+        counts = (min(rows, shape[0] - first) for first in range(0, shape[0], rows))
+        blocks = (_rows(stream, (count, *shape[1:]), dtype) for count in counts)
+        return mapped.stored(blocks, shape, dtype)
+
     def _check_header(self, key: str) -> None:
         info = self._zip.getinfo(key + '.npy')
         # Others take memory as their own headers say, and numpy writes these two alone.
@@ -82,9 +105,7 @@ class Archive:
             cure='Save it again with numpy.savez',
         )
         with self._zip.open(info) as stream:
-            version = npy.read_magic(stream)
-            read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            shape, _, dtype = read(stream)
+            shape, _, dtype = _header(stream)
         require(
             not dtype.hasobject and dtype.kind in 'buifcSU',
             DataError,
@@ -93,9 +114,9 @@ class Archive:
             received=f'{key}.dtype={dtype}',
             cure='Save it again as a plain array',
         )
-        declared = math.prod(shape) * dtype.itemsize
+        declared = prod(shape) * dtype.itemsize
         # All but patterns becomes complex64, whatever it is stored as.
-        made = 0 if key in PATTERN_KEYS else math.prod(shape) * max(dtype.itemsize, COMPLEX_BYTES)
+        made = 0 if key in PATTERN_KEYS else prod(shape) * max(dtype.itemsize, COMPLEX_BYTES)
         most = max(SMALL_BYTES, EXPANSION_OF_OTHERS * self._file_bytes)
         # Deflate reaches about 1000; what claims to shrink further was made to fill the memory.
         limit = min(info.file_size, MAX_BYTES, MAX_EXPANSION * self._file_bytes)
@@ -107,6 +128,19 @@ class Archive:
             received=f'{key}.shape={shape}, {max(declared, made)} bytes',
             cure='Copy the file again',
         )
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return (shape, whether columns come first, dtype) and leave the stream at the numbers."""
+    version = npy.read_magic(stream)
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    found: tuple[tuple[int, ...], bool, np.dtype[Any]] = read(stream)
+    return found
+
+
+def _rows(stream: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Return the next rows of a stack; raises `ValueError` when it ends before them."""
+    return np.frombuffer(stream.read(prod(shape) * dtype.itemsize), dtype).reshape(shape)
 
 
 @contextmanager

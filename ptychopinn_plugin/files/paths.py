@@ -82,7 +82,7 @@ def blame(file: Path) -> Iterator[None]:
     """Put the file's name before the text of every `DataError`; an `OSError` becomes one."""
     try:
         yield
-    except DataFileMissingError:
+    except (DataFileMissingError, OutputError):
         raise
     except DataError as error:
         raise DataError(f'{file.name}: {error}') from error

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, explain, require
+from .. import mapped
+from ..errors import DataError, OutputError, explain, require
 from ..scan import Array
 from .paths import blame
 
@@ -31,7 +32,7 @@ def open_hdf5(file: Path) -> Iterator[Any]:
         try:
             with h5py.File(file, 'r') as h5:
                 yield h5
-        except DataError:
+        except (DataError, OutputError):
             raise
         except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
             raise DataError(
@@ -55,6 +56,28 @@ def read(h5: Any, key: str, *, rows: Array | None = None) -> Array:
         rows = None
     array: Array = np.asarray(dataset[()] if rows is None else dataset[np.flatnonzero(rows)])
     return array
+
+
+def patterns_in(dataset: Any) -> Array:
+    """Return a stack of patterns; a large one stays where it lies or is unpacked to the disk.
+
+    Raises `OutputError` when there is no room for that.
+    """
+    if dataset.ndim != 3 or not mapped.is_large(dataset.shape, dataset.dtype):
+        return np.asarray(dataset[()])
+    offset, file = dataset.id.get_offset(), Path(dataset.file.filename)
+    if offset is not None and dataset.file.userblock_size == 0:
+        with file.open('rb') as stream:
+            return mapped.of_file(stream.fileno(), dataset.shape, dataset.dtype, offset, str(file))
+    return mapped.stored(_blocks(dataset), dataset.shape, dataset.dtype)
+
+
+def _blocks(dataset: Any) -> Iterator[Array]:
+    """Yield the rows of a dataset, chunk by chunk: none is unpacked twice."""
+    together = dataset.chunks[0] if dataset.chunks else 1
+    rows = max(1, mapped.BLOCK_BYTES * len(dataset) // dataset.nbytes // together) * together
+    for first in range(0, len(dataset), rows):
+        yield dataset[first : first + rows]
 
 
 def dataset_at(h5: Any, key: str) -> Any:

@@ -17,7 +17,7 @@ SOURCE = Path(ptychopinn_plugin.__file__).parent
 # A module's layer is that of its longest listed prefix; a module without one fails the test.
 LAYERS = {
     'errors': 0,
-    **dict.fromkeys(('config', 'scan', 'result'), 1),
+    **dict.fromkeys(('config', 'mapped', 'scan', 'result'), 1),
     **dict.fromkeys(
         (
             'apart', 'atomic', 'batching', 'checks', 'geometry', 'grouping', 'scaling',

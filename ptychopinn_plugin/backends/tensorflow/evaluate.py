@@ -44,6 +44,6 @@ def predict(
     error = 0.0
     for start in range(0, len(scan), BATCH):
         rows = slice(start, start + BATCH)
-        miss = (np.sqrt(patterns(rows)) - amplitudes(scan.counts[rows]))[:, good]
+        miss = (np.sqrt(patterns(rows)) - amplitudes(scan.patterns(rows)))[:, good]
         error += float(np.vdot(miss, miss))
     return error / float(scan.totals.sum()), lambda row: patterns(slice(row, row + 1))[0]

@@ -44,7 +44,7 @@ def predict(
     error = 0.0
     for start in range(0, len(scan), BATCH):
         rows = slice(start, start + BATCH)
-        measured = torch.from_numpy(amplitudes(scan.counts[rows])).to(device)
+        measured = torch.from_numpy(amplitudes(scan.patterns(rows))).to(device)
         error += float(((patterns(rows).sqrt() - measured).square() * good).sum())
 
     def pattern(row: int) -> Float:
