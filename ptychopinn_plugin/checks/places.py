@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from .. import mapped
 from ..scan import Float
 from .finding import NOTE, WARNING, Finding
 from .sample import Rows, Sample
@@ -103,7 +104,11 @@ def repeated_frames(sample: Sample) -> Rows:
     totals, counts = sample.scan.totals, sample.scan.counts
     bright = np.flatnonzero(totals > FAINT_COUNTS * min(1.0, float(totals.max()) / 1e6))
     middle = sample.side // 2
-    lines = counts[bright, middle - 2 : middle + 2].astype(np.float64)
+    read = [
+        mapped.batch(counts, rows)[:, middle - 2 : middle + 2]
+        for rows in mapped.blocks(counts, bright)
+    ]
+    lines = np.concatenate([*read, counts[:0, middle - 2 : middle + 2]]).astype(np.float64)
     lines[:, sample.scan.bad_pixels[middle - 2 : middle + 2]] = 0
     weights = np.arange(1, lines[0].size + 1) if len(bright) else np.zeros(0)
     keys = np.stack([totals[bright], lines.reshape(len(bright), -1) @ weights], -1)

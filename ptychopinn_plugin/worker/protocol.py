@@ -16,12 +16,12 @@ import tokenize
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
 
-from .. import archive
+from .. import archive, mapped
 from ..backends.base import Model
 from ..config import (
     ModelConfig,
@@ -187,17 +187,19 @@ def _job(facts: Mapping[str, Any], folder: Path) -> Job:
     )
 
 
-def _load(file: Path, mode: Literal['r'] | None = None) -> Array:
+def _load(file: Path, *, on_disk: bool = False) -> Array:
     """Return the array of an NPY file of numbers; more than the file holds is not asked for."""
     with file.open('rb') as stream:
         version = npy.read_magic(stream)
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, _, dtype = read(stream)
+        shape, in_columns, dtype = read(stream)
         declared = math.prod(shape) * dtype.itemsize
         left = file.stat().st_size - stream.tell()
-    if dtype.kind not in 'buifc' or min(shape, default=0) < 0 or declared != left:
-        raise ValueError(f'{file.name}: dtype={dtype}, shape={shape}, {left} bytes')
-    array: Array = np.load(file, mmap_mode=mode, allow_pickle=False)
+        if dtype.kind not in 'buifc' or min(shape, default=0) < 0 or declared != left:
+            raise ValueError(f'{file.name}: dtype={dtype}, shape={shape}, {left} bytes')
+        if on_disk and declared and not in_columns:
+            return mapped.of_file(stream.fileno(), shape, dtype, stream.tell(), str(file))
+    array: Array = np.load(file, allow_pickle=False)
     return array
 
 
@@ -215,16 +217,16 @@ def _write_scan(scan: Scan, folder: Path) -> dict[str, Any]:
 
 
 def _read_scan(facts: Mapping[str, Any], folder: Path) -> Scan:
-    def array(key: str, mode: Literal['r'] | None = None) -> Array | None:
+    def array(key: str, *, on_disk: bool = False) -> Array | None:
         file = folder / f'{key}.npy'
-        return _load(file, mode) if file.exists() else None
+        return _load(file, on_disk=on_disk) if file.exists() else None
 
     geometry: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in facts['geometry'].items()
     }
     arrays: dict[str, Any] = {key: array(key) for key in (*ARRAYS[1:], *OPTIONAL)}
     return Scan(
-        counts=array('counts', 'r'),  # type: ignore[arg-type]
+        counts=array('counts', on_disk=True),  # type: ignore[arg-type]
         frame=Frame(tuple(facts['shape']), tuple(facts['origin_px'])),
         geometry=Geometry(**geometry),
         name=facts['name'],
