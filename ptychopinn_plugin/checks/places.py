@@ -103,15 +103,13 @@ def repeated_frames(sample: Sample) -> Rows:
     """Return the patterns that equal an earlier one in every pixel."""
     totals, counts = sample.scan.totals, sample.scan.counts
     bright = np.flatnonzero(totals > FAINT_COUNTS * min(1.0, float(totals.max()) / 1e6))
-    middle = sample.side // 2
-    read = [
-        mapped.batch(counts, rows)[:, middle - 2 : middle + 2]
-        for rows in mapped.blocks(counts, bright)
-    ]
-    lines = np.concatenate([*read, counts[:0, middle - 2 : middle + 2]]).astype(np.float64)
-    lines[:, sample.scan.bad_pixels[middle - 2 : middle + 2]] = 0
-    weights = np.arange(1, lines[0].size + 1) if len(bright) else np.zeros(0)
-    keys = np.stack([totals[bright], lines.reshape(len(bright), -1) @ weights], -1)
+    middle = slice(sample.side // 2 - 2, sample.side // 2 + 2)
+    weights = np.arange(1, 4 * sample.side + 1) * sample.good[middle].ravel()
+    keys = np.stack([totals, np.zeros(len(totals))], -1)
+    for rows in mapped.blocks(counts):
+        lines = sample.scan.patterns(slice(rows[0], rows[-1] + 1))[:, middle]
+        keys[rows, 1] = lines.reshape(len(rows), -1) @ weights.astype(np.float64)
+    keys = keys[bright]
     order = np.lexsort(keys.T)
     alike = (keys[order][1:] == keys[order][:-1]).all(1)
     pairs = zip(bright[order][1:][alike], bright[order][:-1][alike], strict=True)
