@@ -13,53 +13,22 @@ Letters as in `scan`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from copy import copy
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
 from .geometry import windows
 from .grouping import Rows
 from .result import ObjectImage
 from .scaling import amplitudes
 from .scan import Array, Complex, Float, Scan
-from .shifted_probe import Product, ShiftedProbe
+from .shifted_probe import ShiftedProbe
 from .slow_phase import ramp_sums
+from .transforms import Transforms
 
 BATCH = 32
 Corners = Sequence[tuple[int, int]]
-
-
-@dataclass(frozen=True)
-class Transforms:
-    """A framework's transforms over the last two axes of arrays (B, P, N, N), and more that it
-    does faster than NumPy.
-
-    empty(shape)   complex64 memory that the others take without a copy
-    fft2, ifft2    without a norm, and its inverse; the answers may be read-only
-    product(a, b)  of float32 matrices. NumPy's has threads of its own, which spin: beside those of
-                   a framework it takes ten times as long
-    """
-
-    empty: Callable[[tuple[int, ...]], Complex]
-    fft2: Callable[[Complex], Complex]
-    ifft2: Callable[[Complex], Complex]
-    product: Product
-
-
-def _product(a: Float, b: Float) -> Float:
-    # Not by the matrix product: see `Transforms.product`.
-    made: Float = np.einsum('ij,jk->ik', a, b)
-    return made
-
-
-def _empty(shape: tuple[int, ...]) -> Complex:
-    return np.empty(shape, np.complex64)
-
-
-PLAIN = Transforms(_empty, fft.fft2, fft.ifft2, _product)
-"""SciPy's, for a few patterns anywhere."""
 
 
 class FarField:
@@ -69,12 +38,19 @@ class FarField:
         self.transforms, self.scan, self.side = transforms, scan, scan.side_px
         good = ~scan.bad_pixels
         self.good = None if good.all() else good.astype(np.float32)
-        place = np.arange(self.side)
-        sign = np.where((place[:, None] + place) % 2, -1, 1).astype(np.float32)
-        self.shifted = ShiftedProbe(probe, sign, transforms.product)
-        shape = (size, *probe.shape)
-        self.waves = transforms.empty(shape)
+        self.shifted = ShiftedProbe(probe, transforms, signed=True)
+        self._remember(size)
+
+    def beside(self, size: int) -> FarField:
+        """Return another of the same probe, for another thread."""
+        other = copy(self)
+        other._remember(size)
+        return other
+
+    def _remember(self, size: int) -> None:
+        self.waves = self.transforms.empty((size, *self.shifted.shape))
         self.modulus = np.empty((size, 1, self.side, self.side), np.float32)
+        self.miss = np.empty_like(self.modulus)
 
     def measured(self, rows: Rows) -> Float:
         """Return the amplitudes times N, (B, N, N), of patterns; zero on bad pixels."""

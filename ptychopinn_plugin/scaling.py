@@ -24,8 +24,11 @@ def amplitudes(counts: Array) -> Float:
     """
     # Via float32 first: integer arithmetic on uint16 wraps around.
     values = counts.astype(np.float32)
-    np.maximum(values, 0, out=values)
-    return np.sqrt(np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0), out=values)
+    if counts.dtype.kind != 'u':
+        np.maximum(values, 0, out=values)
+    if counts.dtype.kind == 'f':
+        np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0)
+    return np.sqrt(values, out=values)
 
 
 def beam_counts(totals: Double) -> float:

@@ -17,43 +17,54 @@ Letters as in `scan`; K waves.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
-from scipy import fft
 from scipy.special import jv
 
 from .scan import Array, Complex, Float
+from .transforms import PLAIN, Transforms
 
 TOLERANCE = 5e-5  # of the moved probe, where the series is worst
 LARGEST_DEGREE = 9
 
-Product = Callable[[Float, Float], Float]
-
 
 class ShiftedProbe:
-    """The waves of one probe (P, N, N). `sign` (N, N), if any, multiplies what is moved; `product`
-    multiplies matrices, and may return read-only ones.
+    """The waves of one probe (P, N, N). `signed` gives what is moved a chessboard of signs, N even:
+    it moves the zero frequency of the transform to the middle.
     """
 
     def __init__(
-        self, probe: Complex, sign: Float | None = None, product: Product = np.matmul
+        self, probe: Complex, transforms: Transforms = PLAIN, *, signed: bool = False
     ) -> None:
-        self.shape, self.sign, self.product = probe.shape, sign, product
-        self._filters = _filters(probe.shape[-1], LARGEST_DEGREE)
-        self.degree = _degree(probe, self._filters)
-        self.orders = [(n, m) for n in range(self.degree + 1) for m in range(self.degree + 1 - n)]
-        self.waves = np.empty((len(self.orders), *probe.shape), np.complex64)
+        self.shape, self.transforms, side = probe.shape, transforms, probe.shape[-1]
+        filters = _filters(side, LARGEST_DEGREE)
+        self.degree = _degree(probe, filters)
+        # The terms of low degree first: where few will do, they are the first.
+        self.orders = [(n - m, m) for n in range(self.degree + 1) for m in range(n + 1)]
+        self.sign: Float | None = None
+        if signed:
+            place = np.arange(side)
+            self.sign = np.where((place[:, None] + place) % 2, -1, 1).astype(np.float32)
+            filters = np.fft.fftshift(filters, axes=1)  # to where the signs move the spectrum
+        n, m = np.array(self.orders).T
+        self._filters = (filters[n, :, None] * filters[m, None])[:, None]
+        self._spectra = transforms.empty((len(self.orders), *self.shape))
+        self.waves = np.empty_like(self._spectra)
         self.replace(probe)
 
-    def replace(self, probe: Complex) -> None:
-        """Take another probe of the same shape and about as fine."""
-        spectrum = fft.fft2(probe.astype(np.complex64))
-        filters = self._filters
-        for wave, (n, m) in zip(self.waves, self.orders, strict=True):
-            wave[:] = fft.ifft2(spectrum * (filters[n, :, None] * filters[m]), overwrite_x=True)
-        if self.sign is not None:
-            self.waves *= self.sign
+    def few(self, degree: int) -> int:
+        """Return how many waves are of at most this degree."""
+        return min((degree + 1) * (degree + 2) // 2, len(self.orders))
+
+    def replace(self, probe: Complex, degree: int = LARGEST_DEGREE) -> None:
+        """Take another probe of the same shape and about as fine, only to some degree if it is
+        nearly the same.
+        """
+        own, some = self.transforms.empty((1, *self.shape)), self.few(degree)
+        np.multiply(probe, 1 if self.sign is None else self.sign, out=own[0])
+        spectra = self._spectra[:some]
+        np.multiply(self.transforms.fft2(own), self._filters[:some], out=spectra)
+        self.waves[:some] = self.transforms.ifft2(spectra)
 
     def coefficients(self, shift_px: Float) -> Float:
         """Return the share of every wave in probes moved by (B, 2) (y, x) [px], (B, K)."""
@@ -65,23 +76,32 @@ class ShiftedProbe:
 
     def moved(self, coefficients: Float) -> Complex:
         """Return the moved probes (B, P, N, N) for their coefficients (B, K)."""
-        made = self.product(coefficients, _numbers(self.waves)).view(np.complex64)
+        made = self.transforms.product(coefficients, _numbers(self.waves)).view(np.complex64)
         return made.reshape(-1, *self.shape)
 
     def gathered(self, coefficients: Float, waves: Complex) -> Complex:
         """Return the sum of waves (B, P, N, N), each moved back, (P, N, N): the adjoint of
         `moved`.
         """
-        across = np.ascontiguousarray(coefficients.T)
-        parts = self.product(across, _numbers(waves)).view(np.complex64).reshape(self.waves.shape)
-        if self.sign is not None:
-            parts = parts * self.sign
-        spectrum = np.zeros(self.shape, np.complex64)
-        filters = self._filters.conj()
-        for part, (n, m) in zip(parts, self.orders, strict=True):
-            spectrum += fft.fft2(part) * (filters[n, :, None] * filters[m])
-        made: Complex = fft.ifft2(spectrum)
-        return made
+        return self.collected(self.shares(coefficients, waves))
+
+    def shares(self, coefficients: Float, waves: Complex, degree: int = LARGEST_DEGREE) -> Complex:
+        """Return what `collected` makes the sum of, (K, P, N, N), to some degree; of several
+        groups, added.
+        """
+        across = np.ascontiguousarray(coefficients[:, : self.few(degree)].T)
+        made = self.transforms.product(across, _numbers(waves)).view(np.complex64)
+        return made.reshape(-1, *self.shape)
+
+    def collected(self, shares: Complex) -> Complex:
+        """Return the sum, (P, N, N), of the waves that gave these `shares`."""
+        own = self.transforms.empty(shares.shape)
+        own[:] = shares
+        spectrum = self.transforms.empty((1, *self.shape))
+        back = self._filters[: len(own)].conj()
+        np.sum(self.transforms.fft2(own) * back, axis=0, out=spectrum[0])
+        made: Complex = self.transforms.ifft2(spectrum)[0]
+        return made if self.sign is None else made * self.sign
 
 
 def _filters(side: int, degree: int) -> Complex:

@@ -9,12 +9,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from .far_field import PLAIN, predict
+from .far_field import predict
 from .geometry import relative_illumination
 from .result import ObjectImage
 from .scaling import flat_transmission, normalised_probe
 from .scan import Scan
 from .slow_phase import first_phase
+from .transforms import PLAIN
 
 logger = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ import numpy as np
 from .. import archive, checks, files, orientation, pipeline
 from .. import metrics as scores
 from ..config import ModelConfig, ReconstructionConfig, RuntimeConfig, TrainingConfig
+from ..errors import OutputError
 from ..result import Epoch, ObjectImage, Reconstruction, Sweep
 from ..scan import Scan
 from . import flags
@@ -233,13 +234,18 @@ def train(args: argparse.Namespace) -> Report:
             folder=folder, on_epoch=watch, on_step=lambda share: bar.move(share * training.epochs),
             initial=initial, resume=args.resume,
         )  # fmt: skip
-    archive.save_model(trained, args.model)
+    try:
+        archive.save_model(trained, args.model)
+    except OutputError as error:
+        again = f'All epochs are in {folder}: run the same again with --resume'
+        raise OutputError(f'{error} {again}') from error
+    say(f'Model {args.model}; checkpoints in {folder}')
     from ..report import save_loss_curve
 
     folder.mkdir(parents=True, exist_ok=True)
     curve = folder / 'loss.png'
     save_loss_curve(trained.history, curve)
-    say(f'Model {args.model}; loss curve {curve}; checkpoints in {folder}')
+    say(f'Loss curve {curve}')
     return {
         'backend': trained.writer,
         'model': str(args.model),

@@ -19,6 +19,7 @@ from ptychopinn_plugin.config import (
     TrainingConfig,
 )
 from ptychopinn_plugin.errors import (
+    BackendUnavailableError,
     ConfigError,
     DataError,
     ModelFileError,
@@ -56,10 +57,10 @@ def backend(request):
 def train(backend, scan, folder, *, model=SMALL, on_epoch=nothing, on_step=nothing, **more):
     settings = {'epochs': 3, 'batch_size': 16, 'learning_rate': 2e-3}
     resume, initial = more.pop('resume', False), more.pop('initial', None)
-    validation = more.pop('validation', [])
+    validation, runtime = more.pop('validation', []), more.pop('runtime', RUNTIME)
     training = TrainingConfig(**{**settings, **more})
     return backend.train(
-        [scan], validation, model, training, RUNTIME, folder, on_epoch, on_step,
+        [scan], validation, model, training, runtime, folder, on_epoch, on_step,
         resume=resume, initial=initial,
     )  # fmt: skip
 
@@ -222,6 +223,19 @@ class TestTraining:
         bad = {k: np.full(s, np.inf, np.float32) for k, s in weight_shapes(SMALL).items()}
         with pytest.raises(TrainingError, match='not finite'):
             train(backend, small_scan, tmp_path, initial=Model(SMALL, bad))
+
+    def test_a_gpu_that_is_not_there_is_told(self, backend, small_scan, tmp_path):
+        if backend.device(RuntimeConfig()) != 'cpu':
+            pytest.skip('there is one')
+        runtime = RuntimeConfig(device='cuda')
+        with pytest.raises(BackendUnavailableError, match='Choose device cpu or auto'):
+            backend.device(runtime)
+        with pytest.raises(BackendUnavailableError, match='No CUDA device'):
+            train(backend, small_scan, tmp_path, runtime=runtime)
+        probe, config = normalised_probe(small_scan), ReconstructionConfig(sweeps=1)
+        start = starts.flat_start(small_scan)
+        with pytest.raises(BackendUnavailableError, match='No CUDA device'):
+            list(backend.refine(small_scan, start, probe, config, runtime))
 
     @pytest.mark.parametrize('whose', ['framework', 'numpy'])
     def test_too_little_memory_says_what_to_lower(self, backend, small_scan, tmp_path, whose):

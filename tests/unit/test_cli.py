@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 
 import h5py
 import numpy as np
@@ -23,6 +24,8 @@ from ptychopinn_plugin.config import (
     TrainingConfig,
     declared,
 )
+
+from ..conftest import room
 
 
 @pytest.fixture
@@ -249,3 +252,21 @@ def test_too_little_memory_says_what_to_lower(monkeypatch, capsys):
     monkeypatch.setattr('ptychopinn_plugin.cli.doctor.examine', take)
     assert main(['doctor']) == 1
     assert 'Lower the batch size' in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_be_written_is_not_lost(toy, scan_file, tmp_path, monkeypatch, capsys):
+    train = toy.train
+    with ExitStack() as stack:
+
+        def fill(*args, **more):
+            trained = train(*args, **more)
+            stack.enter_context(room(100))
+            return trained
+
+        monkeypatch.setattr(toy, 'train', fill, raising=False)
+        model = tmp_path / 'm.h5.zip'
+        assert main(['train', str(scan_file), '--model', str(model)]) == 1
+    error = capsys.readouterr().err
+    assert 'Cannot write' in error
+    assert f'All epochs are in {training_folder(model)}' in error
+    assert 'with --resume' in error

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from ptychopinn_plugin import reference
-from ptychopinn_plugin.far_field import BATCH, PLAIN, FarField, corners_of, merge, predict
+from ptychopinn_plugin.far_field import BATCH, FarField, corners_of, merge, predict
 from ptychopinn_plugin.geometry import windows
 from ptychopinn_plugin.result import ObjectImage
 from ptychopinn_plugin.scaling import normalised_probe
 from ptychopinn_plugin.scan import Scan
 from ptychopinn_plugin.slow_phase import ramp_sums
+from ptychopinn_plugin.transforms import PLAIN
 
 
 def close(a, b):

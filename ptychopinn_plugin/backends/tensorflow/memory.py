@@ -1,4 +1,4 @@
-"""TensorFlow's transforms for the far field on a CPU, without copies; see `far_field.Transforms`.
+"""TensorFlow's transforms for the far field on a CPU, without copies; see `transforms.Transforms`.
 
 Every small operation of TensorFlow takes fresh memory and ten times as long as NumPy in place
 (1 MB: 400 us against 40), and every graph a third of a second to trace.
@@ -11,8 +11,8 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from ...far_field import Transforms
 from ...scan import Array, Complex, Float
+from ...transforms import Transforms
 
 ALIGNMENT = 64  # bytes, of TensorFlow's own arrays
 

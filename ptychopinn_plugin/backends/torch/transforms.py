@@ -1,12 +1,12 @@
-"""PyTorch's transforms for the far field on a CPU; see `far_field.Transforms`."""
+"""PyTorch's transforms for the far field on a CPU; see `transforms.Transforms`."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 
-from ...far_field import Transforms
 from ...scan import Complex, Float
+from ...transforms import Transforms
 
 
 def _empty(shape: tuple[int, ...]) -> Complex:
@@ -31,4 +31,9 @@ def _product(a: Float, b: Float) -> Float:
     return made
 
 
-TRANSFORMS = Transforms(_empty, _fft2, _ifft2, _product)
+def _alone() -> None:
+    torch.set_num_threads(1)  # these and the next are of the calling thread
+    torch.set_flush_denormal(True)
+
+
+TRANSFORMS = Transforms(_empty, _fft2, _ifft2, _product, torch.get_num_threads, _alone)
