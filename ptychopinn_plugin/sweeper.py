@@ -22,7 +22,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Protocol, TypeVar
@@ -55,7 +55,7 @@ from .transforms import PLAIN, Transforms
 logger = logging.getLogger(__name__)
 
 LOW = 3  # degree of the series by which a probe follows within a sweep; after it all of it follows
-LEAST_PIXELS = 100_000  # of all modes, for a thread: with fewer it costs more than it gains
+LEAST_PIXELS = 2**16  # of all modes, for a thread: with fewer it costs more than it gains
 
 Sums = Any  # `ramp_sums` (B, 5) or `shift_sums` (B, 6), an array or what becomes one, or None
 
@@ -277,7 +277,7 @@ class HostStep:
         self.far = FarField(transforms, sweeper.scan, sweeper.probe, -(-largest // count))
         more = [self.far.beside(len(self.far.waves)) for _ in range(count - 1)]
         self.parts = [Part(far) for far in (self.far, *more)]
-        self.threads = ThreadPoolExecutor(count, initializer=transforms.alone) if more else None
+        self.threads = ThreadPoolExecutor(count - 1) if more else None
         self.light = np.zeros(sweeper.object.shape, np.float32)
         # Amplitudes and denominators are kept between sweeps while they fit.
         held = 8 * len(sweeper.scan) * sweeper.side**2 <= CACHE_BYTES
@@ -298,15 +298,16 @@ class HostStep:
         """Correct the object (and the probe) by one batch; see `Step`."""
         s, batch = self.sweeper, self.sweeper.batches[number]
         parts = self._parts(len(batch.rows))
-        if self.shares is not None and self.shares.has(number, parts[-1].cut):
-            self._each(parts, partial(self._correct, number, plan))
-        else:
-            self._each(parts, partial(self._illuminate, number))
-            floor = self._merge_light(batch, parts)
-            self._each(parts, partial(self._correct, number, plan, floor=floor))
-            self._wipe_light(batch)
-        if s.update_probe:
-            self._step_probe(parts)
+        with self.transforms.alone():
+            if self.shares is not None and self.shares.has(number, parts[-1].cut):
+                self._each(parts, partial(self._correct, number, plan))
+            else:
+                self._each(parts, partial(self._illuminate, number))
+                floor = self._merge_light(batch, parts)
+                self._each(parts, partial(self._correct, number, plan, floor=floor))
+                self._wipe_light(batch)
+            if s.update_probe:
+                self._step_probe(parts)
         for part in parts:
             merge(s.object, batch.corners[part.cut], part.patches)
         ramps = np.concatenate([p.ramps for p in parts]) if plan.correct else None
@@ -321,12 +322,19 @@ class HostStep:
         return parts
 
     def _each(self, parts: list[Part], work: Callable[[Part], None]) -> None:
-        if self.threads is None or len(parts) == 1:
-            for part in parts:
+        """Do the same with every part, each in a thread; this one takes the first."""
+
+        def alone(part: Part) -> None:
+            with self.transforms.alone():
                 work(part)
-        else:
-            for _ in self.threads.map(work, parts):
-                pass
+
+        others = [self.threads.submit(alone, p) for p in parts[1:]] if self.threads else []
+        try:
+            work(parts[0])
+        finally:
+            wait(others)
+        for other in others:
+            other.result()
 
     def _illuminate(self, number: int, part: Part) -> None:
         """Move the probes to the patterns of a part."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ class Transforms:
     product(a, b)  of float32 matrices. NumPy's has threads of its own, which spin: beside those of
                    a framework it takes ten times as long
     threads()      how many may compute at once
-    alone()        called once by each of several threads that compute at once
+    alone()        a context in which a thread computes without the help of others
     """
 
     empty: Callable[[tuple[int, ...]], Complex]
@@ -29,7 +30,7 @@ class Transforms:
     ifft2: Callable[[Complex], Complex]
     product: Callable[[Float, Float], Float]
     threads: Callable[[], int] = lambda: 1
-    alone: Callable[[], None] = lambda: None
+    alone: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 def _product(a: Float, b: Float) -> Float:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from ...config import ModelConfig, ReconstructionConfig, RuntimeConfig, TrainingConfig
@@ -17,6 +16,7 @@ from ...scan import Complex, Float, Scan
 from ..base import EpochCallback, Model, StepCallback
 from . import evaluate, refine
 from .estimate import estimate
+from .transforms import flushing_denormals
 
 
 class TorchBackend:
@@ -94,20 +94,17 @@ class TorchBackend:
 
 @contextmanager
 def _ready(runtime: RuntimeConfig) -> Iterator[torch.device]:
-    """Set threads and flush denormals (they slow a CPU by 40); give the flag back after."""
+    """Set threads and flush denormals."""
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
-    flushed = float(np.float32(1e-40) * np.float32(1)) == 0
-    torch.set_flush_denormal(True)
     device = _device(runtime)
     try:
-        yield device
+        with flushing_denormals():
+            yield device
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, PluginError) or not _for_want_of_memory(error):
             raise
         raise out_of_memory(error, device.type) from error
-    finally:
-        torch.set_flush_denormal(flushed)
 
 
 def _for_want_of_memory(error: Exception) -> bool:
