@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import compress
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -72,6 +73,12 @@ class Batch:
     def corners(self) -> list[tuple[int, int]]:
         """The corners as plain numbers."""
         return corners_of(self.corner_px)
+
+    def crowded(self, side: int) -> list[bool]:
+        """Tell which windows of this side overlap another of the batch."""
+        apart = np.abs(self.corner_px[:, None] - self.corner_px).max(2)
+        near: list[bool] = ((apart < side).sum(1) > 1).tolist()
+        return near
 
 
 class Step(Protocol):
@@ -257,6 +264,7 @@ class Part:
     cut: slice = field(init=False)
     probes: Complex = field(init=False)
     power: Float = field(init=False)
+    crowded: list[bool] = field(init=False)
     patches: Complex = field(init=False)
     error: float = field(init=False)
     ramps: Float | None = field(init=False)
@@ -305,7 +313,7 @@ class HostStep:
                 self._each(parts, partial(self._illuminate, number))
                 floor = self._merge_light(batch, parts)
                 self._each(parts, partial(self._correct, number, plan, floor=floor))
-                self._wipe_light(batch)
+                self._wipe_light(batch, parts)
             if s.update_probe:
                 self._step_probe(parts)
         for part in parts:
@@ -345,22 +353,24 @@ class HostStep:
         """Add the power up on a scratch canvas, whose size does not matter as it is wiped where it
         was used; return the floor of the denominators.
         """
+        crowded = batch.crowded(self.sweeper.side)
         for part in parts:
-            merge(self.light, batch.corners[part.cut], part.power)
+            part.crowded = crowded[part.cut]
+            corners = list(compress(batch.corners[part.cut], part.crowded))
+            merge(self.light, corners, part.power[part.crowded])
         return self.sweeper.regularisation * max(float(part.power.max()) for part in parts)
 
-    def _wipe_light(self, batch: Batch) -> None:
+    def _wipe_light(self, batch: Batch, parts: list[Part]) -> None:
         side = self.sweeper.side
-        for y, x in batch.corners:
-            self.light[y : y + side, x : x + side] = 0
+        for part in parts:
+            for y, x in compress(batch.corners[part.cut], part.crowded):
+                self.light[y : y + side, x : x + side] = 0
 
-    def _share(self, corners: Corners, floor: float) -> Float:
-        """Return 1 / ((1 - a) sum_j |P_j|^2 + a max|P|^2) on the windows at `corners`,
-        (B, N, N).
-        """
-        side = self.sweeper.side
-        share = np.empty((len(corners), side, side), np.float32)
-        for patch, (y, x) in zip(share, corners, strict=True):
+    def _share(self, part: Part, corners: Corners, floor: float | None) -> Float:
+        """Return 1 / ((1 - a) sum_j |P_j|^2 + a max|P|^2) on the windows of a part, (B, N, N)."""
+        assert floor is not None
+        share, side = part.power, self.sweeper.side  # the power itself where a window is alone
+        for patch, (y, x) in compress(zip(share, corners, strict=True), part.crowded):
             patch[:] = self.light[y : y + side, x : x + side]
         share *= np.float32(1 - self.sweeper.regularisation)
         share += np.float32(floor)
@@ -407,7 +417,7 @@ class HostStep:
         np.conj(part.probes, out=waves)
         waves *= change
         part.patches = waves[:, 0] if waves.shape[1] == 1 else waves.sum(1)
-        share = partial(self._share, corners, floor or 0.0)
+        share = partial(self._share, part, corners, floor)
         part.patches *= share() if self.shares is None else self.shares.get(number, part.cut, share)
 
     def _shift_sums(

@@ -1,0 +1,132 @@
+"""One step of the sweeps on a CPU against its formula, in one thread and in several."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ptychopinn_plugin import reference, sweeper
+from ptychopinn_plugin.config import ReconstructionConfig
+from ptychopinn_plugin.result import ObjectImage
+from ptychopinn_plugin.scan import Scan
+from ptychopinn_plugin.simulate.probes import make_probe
+from ptychopinn_plugin.sweep_plan import SweepPlan
+from ptychopinn_plugin.sweeper import Sweeper
+from ptychopinn_plugin.transforms import PLAIN
+
+SIDE = 32
+PLAN = SweepPlan(pace=0.8, momentum=0.0, correct=True, fall=0.5, network=0.0, move=True)
+
+
+@pytest.fixture
+def scan():
+    """Some windows overlap, some lie alone, in one batch of nine."""
+    rng = np.random.default_rng(1)
+    positions = np.array(
+        [[20, 20], [24.3, 29.8], [31, 21.6], [100.2, 20], [104, 27], [20, 100], [20, 140.4],
+         [60.3, 140], [140, 140]]
+    )  # fmt: skip
+    bad = np.zeros((SIDE, SIDE), bool)
+    bad[3, 7] = True
+    counts = rng.poisson(20, (9, SIDE, SIDE)).astype(np.uint16)
+    return Scan(counts, positions, make_probe('airy', SIDE, 2).astype(np.complex64), bad)
+
+
+def made(scan, threads=1, **settings):
+    rng = np.random.default_rng(2)
+    shape = scan.frame.shape
+    object_ = (rng.normal(size=(*shape, 2)) @ [1, 1j]).astype(np.complex64)
+    image = ObjectImage(object_, np.ones(shape, np.float32), scan.frame.origin_px)
+    transforms = replace(PLAIN, threads=lambda: threads)
+    probe = scan.probe * np.float32(40)
+    config = ReconstructionConfig(sweep_batch_size=9, **settings)
+    return Sweeper(scan, image, probe, config, lambda s: sweeper.HostStep(s, transforms))
+
+
+def corrected(sweeper_):
+    """Return the object after one step, by its formula."""
+    (batch,) = sweeper_.batches
+    scan, good = sweeper_.scan, ~sweeper_.scan.bad_pixels
+    probes = reference.shift_probe(sweeper_.probe, batch.shift_px)
+    patches = reference.extract(sweeper_.object, batch.corner_px, SIDE)
+    field = reference.far_field(reference.illuminate(patches, probes))
+    modulus = np.sqrt((np.abs(field) ** 2).sum(1, keepdims=True))
+    gain = (np.sqrt(scan.counts[batch.rows])[:, None] / modulus - 1) * good
+    gain = np.maximum(gain, -PLAN.fall) * PLAN.pace
+    axes = (-2, -1)
+    change = np.fft.ifft2(np.fft.ifftshift(gain * field, axes=axes), norm='ortho')
+    change = np.fft.fftshift(change, axes=axes)
+    power = (np.abs(probes) ** 2).sum(1)
+    light = reference.merge(power, batch.corner_px, sweeper_.object.shape)
+    share = 1 / (
+        (1 - sweeper_.regularisation) * reference.extract(light, batch.corner_px, SIDE)
+        + sweeper_.regularisation * power.max()
+    )
+    steps = (probes.conj() * change).sum(1) * share
+    return sweeper_.object + reference.merge(steps, batch.corner_px, sweeper_.object.shape)
+
+
+@pytest.mark.parametrize('threads', [1, 2, 4])
+def test_a_step_is_its_formula(scan, threads, monkeypatch):
+    monkeypatch.setattr(sweeper, 'LEAST_PIXELS', 1)
+    made_ = made(scan, threads)
+    for _ in range(2):  # the second time with what the first one kept
+        wanted = corrected(made_)
+        made_.step(0, replace(PLAN, move=False))
+        assert np.linalg.norm(made_.object - wanted) < 1e-4 * np.linalg.norm(wanted)
+    assert len(made_.step.parts) == threads
+
+
+@pytest.mark.parametrize('threads', [2, 4, 50])
+def test_threads_change_nothing(scan, threads, monkeypatch):
+    monkeypatch.setattr(sweeper, 'LEAST_PIXELS', 1)
+    settings = {'update_probe': True, 'correct_positions': True}
+    alone, several = made(scan, 1, **settings), made(scan, threads, **settings)
+    for _ in range(3):
+        errors = [s.sweep(PLAN) for s in (alone, several)]
+        assert errors[0] == pytest.approx(errors[1], rel=1e-5)
+    for key in ('object', 'probe'):
+        a, b = getattr(alone, key), getattr(several, key)
+        assert np.linalg.norm(a - b) < 1e-4 * np.linalg.norm(a)
+    np.testing.assert_allclose(alone.positions.px, several.positions.px, atol=1e-4)
+    assert (alone.positions.px != scan.positions_px).any()
+
+
+def test_small_batches_stay_in_one_thread(scan):
+    assert len(made(scan, 8).step.parts) == 1
+
+
+def test_an_error_in_a_thread_is_raised(scan, monkeypatch):
+    monkeypatch.setattr(sweeper, 'LEAST_PIXELS', 1)
+    made_ = made(scan, 3)
+    monkeypatch.setattr(made_.step.parts[-1].far, 'field', lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        made_.step(0, replace(PLAN, move=False))
+
+
+def test_what_lies_alone_is_told(scan):
+    (batch,) = made(scan).batches
+    crowded = np.empty(9, bool)
+    crowded[batch.rows] = batch.crowded(SIDE)
+    assert crowded.tolist() == [True] * 5 + [False] * 4
+
+
+def test_an_error_waits_for_the_other_threads(scan, monkeypatch):
+    monkeypatch.setattr(sweeper, 'LEAST_PIXELS', 1)
+    made_, ended = made(scan, 2), []
+    first, other = (part.far for part in made_.step.parts)
+    field = other.field
+
+    def slow(*args):
+        time.sleep(0.2)
+        ended.append(True)
+        return field(*args)
+
+    monkeypatch.setattr(first, 'field', lambda *_: 1 / 0)
+    monkeypatch.setattr(other, 'field', slow)
+    with pytest.raises(ZeroDivisionError):
+        made_.step(0, replace(PLAN, move=False))
+    assert ended
