@@ -1,8 +1,8 @@
 """Stacks of patterns that stay on the disk: mapped from the file that holds them, or from a
 temporary file without a name, which goes with its last user.
 
-What was read of a mapped file is in the system's cache, counts as memory of this process, and can
-be taken back at any time; `batch` gives it back now and then, so that a scan never fills a limit.
+`batch` reads some of them past the mapping: touching a mapped page can map a hundred around it, and
+all of them count as memory of this process.
 """
 
 from __future__ import annotations
@@ -10,31 +10,34 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import OutputError, explain
+from .errors import DataError, OutputError, explain, require
 
 Array = NDArray[Any]
 
 LARGE_BYTES = 2**28  # smaller stacks are simply read
 BLOCK_BYTES = 2**24
 ALIGN = 64
-HELD_BYTES = 2**28  # of a mapped file, before it is given back
 
 # Where a copy of this process (`apart`) leaves what is large, and how far it has come.
 _given: list[int] = []
 
 
 class MappedFile(mmap.mmap):
-    """A read-only mapping that knows its file (empty: one without a name) and where it begins."""
+    """A read-only mapping that knows its file (its path is empty where it has no name) and where in
+    it it begins.
+    """
 
     path: str
     start: int
-    held: int
+    file: int
 
 
 def is_large(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
@@ -53,7 +56,8 @@ def of_file(
         raise ValueError(f'{size} bytes at {offset} of a file of {os.fstat(file).st_size} bytes')
     start = offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
     found = MappedFile(file, offset - start + size, access=mmap.ACCESS_READ, offset=start)
-    found.path, found.start, found.held = path, start, 0
+    found.path, found.start, found.file = path, start, os.dup(file)
+    weakref.finalize(found, os.close, found.file)
     return np.ndarray(shape, dtype, found, offset - start)
 
 
@@ -113,14 +117,20 @@ def blocks(array: Array, rows: Array | None = None) -> Iterator[Array]:
 
 
 def batch(array: Array, rows: Array | slice) -> Array:
-    """Return a copy of some rows of a stack, or a view for a slice."""
-    found: Array = array[rows]
+    """Return some rows of a stack; what is on the disk is read. Raises `DataError` when the file
+    has become shorter.
+    """
     below = _mapping(array)
-    if below is not None:
-        below.held += found.nbytes
-        if below.held > HELD_BYTES and hasattr(below, 'madvise'):
-            below.held = found.nbytes
-            below.madvise(mmap.MADV_DONTNEED)
+    if below is None or not array.flags.c_contiguous or not hasattr(os, 'preadv'):
+        some: Array = array[rows]
+        return some
+    numbers = np.arange(len(array))[rows]
+    found = np.empty((len(numbers), *array.shape[1:]), array.dtype)
+    size, first = array.strides[0], _offset(below, array)
+    ends = [*np.flatnonzero(np.diff(numbers) != 1) + 1, len(numbers)]
+    for start, end in pairwise([0, *ends]):  # neighbours at once
+        if start < end:
+            _fill(found[start:end], below, first + int(numbers[start]) * size)
     return found
 
 
@@ -129,13 +139,31 @@ def place_of(array: Array) -> tuple[str, int] | None:
     below = _mapping(array)
     if below is None or not array.flags.c_contiguous:
         return None
-    first = np.frombuffer(below, np.uint8, 1).__array_interface__['data'][0]
-    return below.path, below.start + int(array.__array_interface__['data'][0] - first)
+    return below.path, _offset(below, array)
 
 
 def give(file: int) -> None:
     """Let everything large be kept in this file from now on."""
     _given[:] = [file, 0]
+
+
+def _offset(below: MappedFile, array: Array) -> int:
+    first = np.frombuffer(below, np.uint8, 1).__array_interface__['data'][0]
+    return below.start + int(array.__array_interface__['data'][0] - first)
+
+
+def _fill(block: Array, below: MappedFile, at: int) -> None:
+    left = block.data.cast('B')
+    while left:
+        done = os.preadv(below.file, [left], at)
+        require(
+            done > 0,
+            DataError,
+            'A scan on the disk has become shorter while it was read',
+            expected=f'{len(left)} bytes at {at} of {below.path or "a temporary file"}',
+            cure='Leave the file as it is until the run ends',
+        )
+        left, at = left[done:], at + done
 
 
 def _mapping(array: Array) -> MappedFile | None:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ptychopinn_plugin import apart
+from ptychopinn_plugin import apart, mapped
 
 from .mutations import OUTSIDE, mutate, trust
 from .readers import put, read, turn_of
@@ -30,6 +30,8 @@ CPU_S, BARE_CPU_S = 5, 1
 # Every so many inputs are read as the product reads them, in a copy of the process; the others,
 # much faster, in this process. What kills it is read again in a copy.
 IN_COPY = 50
+# One input in two has its arrays kept on the disk, as large ones are.
+LARGE = ((mapped.LARGE_BYTES, apart.MAY_BE_LARGE), (500, 0))
 EXTRA_BYTES = 1_500 * 2**20
 CORPUS = 400
 LAST = 'last'
@@ -65,9 +67,11 @@ class Guard:
         elif event == 'open' and isinstance(args[0], (str, bytes, os.PathLike)):
             mode, flags = args[1] or '', args[2] or 0
             writes = any(c in str(mode) for c in 'wax+') or flags & (os.O_WRONLY | os.O_RDWR)
+            nameless = flags & os.O_TMPFILE == os.O_TMPFILE
             if (
                 args[0] != os.devnull
                 and writes
+                and not nameless
                 and not os.path.abspath(os.fsdecode(args[0])).startswith(self.folder)
             ):
                 self.seen = f'writes {args[0]!r}'
@@ -101,6 +105,7 @@ class Reading:
         hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
         turn = turn_of(data)
         apart._inside = not again and turn // 8 % IN_COPY > 0
+        mapped.LARGE_BYTES, apart.MAY_BE_LARGE = LARGE[turn // 512 % 2]
         most = BARE_CPU_S if apart._inside else CPU_S
         resource.setrlimit(resource.RLIMIT_CPU, (spent + most + 1, hard))
         self.guard.on, self.guard.seen = True, ''
