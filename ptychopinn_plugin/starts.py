@@ -24,7 +24,8 @@ SAMPLE = 64
 
 def best_start(scan: Scan) -> tuple[str, ObjectImage]:
     """Return the name and the image of the start that fits the patterns better."""
-    flat, image = flat_start(scan), gradient_start(scan)
+    flat = flat_start(scan)
+    image = gradient_start(scan, flat)
     if sampled_error(scan, flat) <= sampled_error(scan, image):
         logger.info('Starting flat: the phase gradients of the patterns do not fit better')
         return 'flat', flat
@@ -38,9 +39,11 @@ def flat_start(scan: Scan) -> ObjectImage:
     return ObjectImage(np.full(scan.frame.shape, value), weight, scan.frame.origin_px)
 
 
-def gradient_start(scan: Scan) -> ObjectImage:
-    """Return the flat object with the phase that the displacements of the patterns give."""
-    flat, phase = flat_start(scan), first_phase(scan, normalised_probe(scan))
+def gradient_start(scan: Scan, flat: ObjectImage | None = None) -> ObjectImage:
+    """Return the flat object (`flat_start`) with the phase that the displacements of the patterns
+    give.
+    """
+    flat, phase = flat or flat_start(scan), first_phase(scan, normalised_probe(scan))
     turned = flat.object * np.exp(1j * phase)
     return replace(flat, object=turned.astype(np.complex64))
 
