@@ -24,7 +24,7 @@ AUDIT_VENV := .venv-audit
 # `make fuzz FUZZ='npz --inputs 1000'`; all of it, 100 000 inputs per reader, takes about an hour.
 FUZZ ?=
 
-.PHONY: venv demo test test-other lint fuzz audit bench bench-parity bench-peers screenshots qt-libraries clean
+.PHONY: venv demo test test-other lint fuzz audit bench bench-parity bench-limits bench-peers screenshots qt-libraries clean
 venv: $(STAMP)
 
 $(STAMP): $(SOURCES)
@@ -89,6 +89,11 @@ $(PEERS_STAMP): $(SOURCES)
 	$(PEERS_VENV)/bin/python -m pip install --quiet --upgrade pip
 	$(PEERS_VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[torch]' 'ptychi==2.1.*'
 	touch $@
+
+bench-limits: $(STAMP)
+	$(BIN)/python benchmarks/large_scans.py
+	$(BIN)/python benchmarks/large_scans.py --packed
+	$(BIN)/python benchmarks/leaks.py
 
 bench-peers: $(STAMP)
 	$(MAKE) $(PEERS_STAMP) || echo 'pty-chi did not install'

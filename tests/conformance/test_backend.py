@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ptychopinn_plugin import starts
+from ptychopinn_plugin import apart, files, mapped, starts
 from ptychopinn_plugin.backends import registry
 from ptychopinn_plugin.backends.base import Model, StopTraining
 from ptychopinn_plugin.config import (
@@ -63,6 +63,19 @@ def train(backend, scan, folder, *, model=SMALL, on_epoch=nothing, on_step=nothi
         [scan], validation, model, training, runtime, folder, on_epoch, on_step,
         resume=resume, initial=initial,
     )  # fmt: skip
+
+
+@pytest.fixture
+def scans_alike(small_scan, tmp_path, monkeypatch):
+    """The small scan twice: in memory, and on the disk as a large one is."""
+    files.save_scan(small_scan, tmp_path / 'scan.h5')
+    in_memory = files.load_scan(tmp_path / 'scan.h5')
+    monkeypatch.setattr(mapped, 'LARGE_BYTES', 1000)
+    monkeypatch.setattr(apart, 'MAY_BE_LARGE', 0)
+    on_disk = files.load_scan(tmp_path / 'scan.h5')
+    assert mapped.place_of(in_memory.counts) is None
+    assert mapped.place_of(on_disk.counts) is not None
+    return in_memory, on_disk
 
 
 def too_much():
@@ -237,6 +250,14 @@ class TestTraining:
         with pytest.raises(BackendUnavailableError, match='No CUDA device'):
             list(backend.refine(small_scan, start, probe, config, runtime))
 
+    @every_architecture
+    def test_a_scan_on_the_disk_trains_the_same(self, backend, scans_alike, tmp_path, model):
+        in_memory, on_disk = (
+            loss_curve(train(backend, s, tmp_path / str(n), model=model, epochs=2))
+            for n, s in enumerate(scans_alike)
+        )
+        assert in_memory == on_disk
+
     @pytest.mark.parametrize('whose', ['framework', 'numpy'])
     def test_too_little_memory_says_what_to_lower(self, backend, small_scan, tmp_path, whose):
         def take(_):
@@ -358,6 +379,15 @@ class TestRefine:
         start = starts.flat_start(scan)
         probe = normalised_probe(scan)
         return start, list(backend.refine(scan, start, probe, config, RUNTIME))
+
+    def test_a_scan_on_the_disk_gives_the_same(self, backend, scans_alike):
+        results = []
+        for scan in scans_alike:
+            start, sweeps = self.refine(backend, scan, sweeps=3, held_out_stop=True)
+            error, pattern = backend.predict(scan, sweeps[-1].image, sweeps[-1].probe, RUNTIME)
+            results.append([start.object, sweeps[-1].image.object, error, pattern(7)])
+        for a, b in zip(*results, strict=True):
+            assert np.array_equal(a, b)
 
     def test_finds_the_object(self, backend, small_scan):
         _, sweeps = self.refine(backend, small_scan)
