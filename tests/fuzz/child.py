@@ -67,7 +67,7 @@ class Guard:
         elif event == 'open' and isinstance(args[0], (str, bytes, os.PathLike)):
             mode, flags = args[1] or '', args[2] or 0
             writes = any(c in str(mode) for c in 'wax+') or flags & (os.O_WRONLY | os.O_RDWR)
-            nameless = flags & os.O_TMPFILE == os.O_TMPFILE
+            nameless = os.path.isdir(args[0])  # a temporary file in it: nothing else opens so
             if (
                 args[0] != os.devnull
                 and writes
