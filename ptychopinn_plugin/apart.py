@@ -170,15 +170,16 @@ def _confine(open_files: Sequence[int], size_bytes: int, cpu_s: float) -> None:
     for before, after in zip([2, *kept], ends, strict=True):
         os.closerange(before + 1, after)
     pages = int(Path('/proc/self/statm').read_text().split()[0])
-    most = pages * mmap.PAGESIZE + MEMORY_BYTES + BYTES_PER_BYTE * size_bytes
+    most = MEMORY_BYTES + BYTES_PER_BYTE * size_bytes
     limits = {
-        resource.RLIMIT_AS: most,
+        resource.RLIMIT_AS: pages * mmap.PAGESIZE + most,
+        resource.RLIMIT_FSIZE: most,
         resource.RLIMIT_CPU: max(int(cpu_s), 1),
         resource.RLIMIT_CORE: 0,
     }
     for what, wanted in limits.items():
-        hard = resource.getrlimit(what)[1]
-        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        soft, hard = resource.getrlimit(what)
+        limit = min([wanted, *(x for x in (soft, hard) if x != resource.RLIM_INFINITY)])
         resource.setrlimit(what, (limit, hard))
 
 

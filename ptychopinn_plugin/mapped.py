@@ -71,19 +71,10 @@ def stored(blocks: Iterable[Array], shape: tuple[int, ...], dtype: np.dtype[Any]
     try:
         end = at
         for block in blocks:
-            end = _append(file, np.ascontiguousarray(block, dtype), end)
+            end = _append(file, np.ascontiguousarray(block, dtype), end, _bytes(shape, dtype))
         if _given:
             _given[1] = end + -end % ALIGN
         return of_file(file, shape, dtype, at)
-    except OSError as error:
-        raise OutputError(
-            explain(
-                'A large scan is unpacked into a temporary file, and there is no room for it',
-                expected=f'{_bytes(shape, dtype) / 2**30:.1f} GiB in {tempfile.gettempdir()}',
-                received=error.strerror or str(error),
-                cure='Free some, or set TMPDIR to a folder with more',
-            )
-        ) from error
     finally:
         if not _given:
             os.close(file)
@@ -173,12 +164,23 @@ def _mapping(array: Array) -> MappedFile | None:
     return base if isinstance(base, MappedFile) else None
 
 
-def _append(file: int, block: Array, at: int) -> int:
+def _append(file: int, block: Array, at: int, size: int) -> int:
+    """Write a block of an array of this size in all; return where it ends."""
     data = block.data.cast('B')
-    while data:
-        os.lseek(file, at, os.SEEK_SET)
-        done = os.write(file, data)
-        data, at = data[done:], at + done
+    try:
+        while data:
+            os.lseek(file, at, os.SEEK_SET)
+            done = os.write(file, data)
+            data, at = data[done:], at + done
+    except OSError as error:
+        raise OutputError(
+            explain(
+                'A large scan is unpacked into a temporary file, and there is no room for it',
+                expected=f'{size / 2**30:.1f} GiB in {tempfile.gettempdir()}',
+                received=error.strerror or str(error),
+                cure='Free some, or set TMPDIR to a folder with more',
+            )
+        ) from error
     return at
 
 

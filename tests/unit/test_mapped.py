@@ -201,3 +201,36 @@ def test_a_large_file_takes_no_memory(chunks, tmp_path):
     assert size == count * side**2 * 2
     assert own < 100e6
     assert list(Path(tmp_path).iterdir()) == [file]
+
+
+def test_a_damaged_chunk_is_not_called_a_full_disk(small_scan, tmp_path):
+    files.save_scan(small_scan, tmp_path / 'a.h5')
+    with h5py.File(tmp_path / 'a.h5') as h5:
+        assert h5['patterns'].chunks is not None
+        chunk = h5['patterns'].id.get_chunk_info(0)
+    data = bytearray((tmp_path / 'a.h5').read_bytes())
+    middle = chunk.byte_offset + chunk.size // 2
+    data[middle : middle + 8] = bytes(255 - b for b in data[middle : middle + 8])
+    (tmp_path / 'a.h5').write_bytes(data)
+    with pytest.raises(DataError, match='damaged'):
+        files.load_scan(tmp_path / 'a.h5')
+
+
+@pytest.mark.skipif(not apart.AVAILABLE, reason='files are read in this process')
+def test_a_file_that_unpacks_to_far_more_than_it_is_fills_no_disk(
+    small_scan, tmp_path, monkeypatch
+):
+    files.save_scan(small_scan, tmp_path / 'a.h5')
+    monkeypatch.setattr(apart, 'MEMORY_BYTES', 2**27)
+    monkeypatch.setattr(apart, 'BYTES_PER_BYTE', 1)
+    count = 2**28 // 32**2 // 2
+    with h5py.File(tmp_path / 'a.h5', 'a') as h5:
+        for key in ('patterns', 'scan_index', 'probe_position_x_px', 'probe_position_y_px'):
+            one = h5[key][:1]
+            del h5[key]
+            h5.create_dataset(
+                key, (count, *one.shape[1:]), one.dtype, chunks=(2048, *one.shape[1:]),
+                compression='gzip', fillvalue=one.flat[0],
+            )  # fmt: skip
+    with pytest.raises(OutputError, match='no room'):
+        files.load_scan(tmp_path / 'a.h5')
