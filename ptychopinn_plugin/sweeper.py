@@ -55,7 +55,7 @@ from .transforms import PLAIN, Transforms
 
 logger = logging.getLogger(__name__)
 
-LOW = 3  # degree of the series by which a probe follows within a sweep; after it all of it follows
+LOW = 4  # degree of the series by which a probe follows within a sweep; after it all of it follows
 LEAST_PIXELS = 2**16  # of all modes, for a thread: with fewer it costs more than it gains
 
 Sums = Any  # `ramp_sums` (B, 5) or `shift_sums` (B, 6), an array or what becomes one, or None
