@@ -49,22 +49,19 @@ class ShiftedProbe:
         n, m = np.array(self.orders).T
         self._filters = (filters[n, :, None] * filters[m, None])[:, None]
         self._spectra = transforms.empty((len(self.orders), *self.shape))
-        self.waves = np.empty_like(self._spectra)
-        self.replace(probe)
+        self.replace(probe, PLAIN)  # by SciPy: the same numbers in every back end
 
     def few(self, degree: int) -> int:
         """Return how many waves are of at most this degree."""
         return min((degree + 1) * (degree + 2) // 2, len(self.orders))
 
-    def replace(self, probe: Complex, degree: int = LARGEST_DEGREE) -> None:
-        """Take another probe of the same shape and about as fine, only to some degree if it is
-        nearly the same.
-        """
-        own, some = self.transforms.empty((1, *self.shape)), self.few(degree)
+    def replace(self, probe: Complex, transforms: Transforms | None = None) -> None:
+        """Take another probe of the same shape and about as fine."""
+        by = transforms or self.transforms
+        own = self.transforms.empty((1, *self.shape))
         np.multiply(probe, 1 if self.sign is None else self.sign, out=own[0])
-        spectra = self._spectra[:some]
-        np.multiply(self.transforms.fft2(own), self._filters[:some], out=spectra)
-        self.waves[:some] = self.transforms.ifft2(spectra)
+        np.multiply(by.fft2(own), self._filters, out=self._spectra)
+        self.waves = by.ifft2(self._spectra)
 
     def coefficients(self, shift_px: Float) -> Float:
         """Return the share of every wave in probes moved by (B, 2) (y, x) [px], (B, K)."""

@@ -55,7 +55,7 @@ from .transforms import PLAIN, Transforms
 
 logger = logging.getLogger(__name__)
 
-LOW = 4  # degree of the series by which a probe follows within a sweep; after it all of it follows
+LOW = 4  # degree of the series by which what patterns say of the probe is moved back
 LEAST_PIXELS = 2**16  # of all modes, for a thread: with fewer it costs more than it gains
 
 Sums = Any  # `ramp_sums` (B, 5) or `shift_sums` (B, 6), an array or what becomes one, or None
@@ -460,7 +460,7 @@ class HostStep:
             shares, density = shares + part.probe_shares, density + part.density
         step = self.far.shifted.collected(shares)
         self.sweeper.probe += step / max(float(density.max()), 1e-12)
-        self.far.shifted.replace(self.sweeper.probe, LOW)
+        self.far.shifted.replace(self.sweeper.probe)
 
     def hand_over(self) -> None:
         """Bring object and probe to the sweeper: they are there."""

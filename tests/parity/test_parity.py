@@ -152,18 +152,16 @@ def test_the_errors_are_the_same(computed, name):
 @pytest.mark.parametrize('key', ['device', 'device_probe', 'device_moved'])
 @pytest.mark.parametrize('what', ['object', 'probe', 'positions', 'errors', 'pattern'])
 def test_the_steps_for_a_gpu_do_what_the_cpu_does(computed, backend, key, what):
-    """The CPU moves probes to 5e-5, and within a sweep an updated one by terms of low degree; probe
-    and object share what that leaves open.
-    """
+    """The CPU moves probes to 5e-5; an updated probe and the object share what that leaves open."""
     found = computed[backend]
-    limit = 2e-3 if key == 'device_probe' else 1e-4
+    limit = 1e-3 if key == 'device_probe' else 1e-4
     assert distance(found[f'{key}_graph_{what}'], found[f'{key}_memory_{what}']) < limit
 
 
 def test_from_a_flat_object_the_errors_agree_in_the_end(computed):
     """A flat object leaves pixels dark whose phase is then rounding noise, another in each."""
     a, b = (float(computed[k]['flat_error']) for k in BACKENDS)
-    assert a == pytest.approx(b, rel=0.2)
+    assert a == pytest.approx(b, rel=0.1)
 
 
 def test_the_comparison_would_notice(computed):
