@@ -289,7 +289,7 @@ def reconstruction(name, scan):
         ('probe_sweep', estimate, 3, {'update_probe': True}),
         ('refined', estimate, 5, {}),
         ('moved', estimate, 5, {'correct_positions': True}),
-        ('flat', flat_start(scan), 20, {}),
+        ('flat', flat_start(scan), 40, {}),
     ):
         settings = ReconstructionConfig(sweeps=sweeps, **how)
         *_, last = backend.refine(scan, start, probe, settings, RUNTIME)

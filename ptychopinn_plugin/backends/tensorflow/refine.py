@@ -10,10 +10,11 @@ import tensorflow as tf
 
 from ... import sweeper
 from ...config import ReconstructionConfig
+from ...host_step import HostStep
 from ...result import ObjectImage, Sweep
 from ...scan import Complex, Float, Scan
 from ...sweep_plan import CACHE_BYTES, SweepPlan
-from ...sweeper import HostStep, Step, Sweeper, kept
+from ...sweeper import Step, Sweeper, kept
 from ..base import Model
 from . import physics
 from .canvas_network import runner

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from ... import sweeper
 from ...config import ReconstructionConfig
+from ...host_step import HostStep
 from ...result import ObjectImage, Sweep
 from ...scan import Complex, Scan
 from ...sweep_plan import CACHE_BYTES, SweepPlan
-from ...sweeper import HostStep, Step, Sweeper, kept
+from ...sweeper import Step, Sweeper, kept
 from ..base import Model
 from . import physics
 from .canvas_network import runner

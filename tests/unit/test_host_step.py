@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ptychopinn_plugin import reference, sweeper
+from ptychopinn_plugin import host_step, reference
 from ptychopinn_plugin.config import ReconstructionConfig
 from ptychopinn_plugin.result import ObjectImage
 from ptychopinn_plugin.scan import Scan
@@ -43,7 +43,7 @@ def made(scan, threads=1, **settings):
     transforms = replace(PLAIN, threads=lambda: threads)
     probe = scan.probe * np.float32(40)
     config = ReconstructionConfig(sweep_batch_size=9, **settings)
-    return Sweeper(scan, image, probe, config, lambda s: sweeper.HostStep(s, transforms))
+    return Sweeper(scan, image, probe, config, lambda s: host_step.HostStep(s, transforms))
 
 
 def corrected(sweeper_):
@@ -71,7 +71,7 @@ def corrected(sweeper_):
 
 @pytest.mark.parametrize('threads', [1, 2, 4])
 def test_a_step_is_its_formula(scan, threads, monkeypatch):
-    monkeypatch.setattr(sweeper, 'LEAST_PIXELS', 1)
+    monkeypatch.setattr(host_step, 'LEAST_PIXELS', 1)
     made_ = made(scan, threads)
     for _ in range(2):  # the second time with what the first one kept
         wanted = corrected(made_)
@@ -82,7 +82,7 @@ def test_a_step_is_its_formula(scan, threads, monkeypatch):
 
 @pytest.mark.parametrize('threads', [2, 4, 50])
 def test_threads_change_nothing(scan, threads, monkeypatch):
-    monkeypatch.setattr(sweeper, 'LEAST_PIXELS', 1)
+    monkeypatch.setattr(host_step, 'LEAST_PIXELS', 1)
     settings = {'update_probe': True, 'correct_positions': True}
     alone, several = made(scan, 1, **settings), made(scan, threads, **settings)
     for _ in range(3):
@@ -100,7 +100,7 @@ def test_small_batches_stay_in_one_thread(scan):
 
 
 def test_an_error_in_a_thread_is_raised(scan, monkeypatch):
-    monkeypatch.setattr(sweeper, 'LEAST_PIXELS', 1)
+    monkeypatch.setattr(host_step, 'LEAST_PIXELS', 1)
     made_ = made(scan, 3)
     monkeypatch.setattr(made_.step.parts[-1].far, 'field', lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -115,7 +115,7 @@ def test_what_lies_alone_is_told(scan):
 
 
 def test_an_error_waits_for_the_other_threads(scan, monkeypatch):
-    monkeypatch.setattr(sweeper, 'LEAST_PIXELS', 1)
+    monkeypatch.setattr(host_step, 'LEAST_PIXELS', 1)
     made_, ended = made(scan, 2), []
     first, other = (part.far for part in made_.step.parts)
     field = other.field
