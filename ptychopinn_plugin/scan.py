@@ -158,7 +158,9 @@ class Scan:
         return int(self.counts.shape[0])
 
     def patterns(self, rows: Array | slice) -> Array:
-        """Return the counts of some patterns; what was read of a mapped file is given back."""
+        """Return the counts of some patterns (indices, a mask or a slice), read where they lie on
+        the disk.
+        """
         return batch(self.counts, rows)
 
     def _good_values(self, size: int = 256) -> Iterator[Array]:
