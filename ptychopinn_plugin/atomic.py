@@ -26,9 +26,13 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def atomic_paths(*targets: str | os.PathLike[str]) -> Iterator[list[Path]]:
-    """Do the same for files that belong together: none is replaced before all are on the disk."""
+    """Do the same for files that belong together: none is replaced before all are on the disk.
+
+    Once the first is replaced, what is still to be renamed stays whatever happens: it is whole, and
+    without it the first would be alone.
+    """
     paths = [Path(target) for target in targets]
-    target, parts = paths[0], []
+    target, parts, begun = paths[0], [], False
     try:
         for target in paths:
             parts.append(_begun(target))
@@ -38,12 +42,13 @@ def atomic_paths(*targets: str | os.PathLike[str]) -> Iterator[list[Path]]:
                 os.fsync(stream.fileno())
         for target, part in zip(paths, parts, strict=True):
             os.replace(part, target)
+            begun = True
     except OSError as error:
         if isinstance(error, OutputError):
             raise
         raise OutputError(_cannot_write(target, error)) from error
     finally:
-        for part in parts:
+        for part in () if begun else parts:
             part.unlink(missing_ok=True)
 
 

@@ -13,7 +13,7 @@ from .counts import check_kind
 from .cxi import load_cxi, save_cxi
 from .hdf5 import load_pair, load_training, save_training
 from .npz import load_npz, save_npz
-from .pair import DIFFRACTION_FILE, PRODUCT_FILE, save_pair
+from .pair import DIFFRACTION_FILE, PRODUCT_FILE, product_beside, save_pair
 from .paths import Source, check_target, existing_file, kind_of
 from .product import save_product, save_reconstruction_npz
 from .safe_hdf5 import has, open_hdf5
@@ -62,7 +62,7 @@ def _load(
     if kind == 'cxi':
         other = None if product is None else Path(product)
         return load_cxi(file, diffraction=diffraction, product=other)
-    other = file.parent / PRODUCT_FILE if product is None else Path(product)
+    other = product_beside(file) if product is None else Path(product)
     return load_pair(file, other, diffraction=diffraction, name=name)
 
 

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from ..atomic import atomic_paths
+from ..errors import DataError, explain
 from ..geometry import pixel_size_m
 from ..result import ObjectImage
 from ..scan import Geometry, Scan
 from .new_hdf5 import hdf5_into
 from .npz import object_array
 from .product import TRUE_OBJECT_KEY, scan_pixel_size_m, write_product
+from .safe_hdf5 import attribute, open_hdf5
 
 logger = logging.getLogger(__name__)
 
 DIFFRACTION_FILE, PRODUCT_FILE = 'diffraction.h5', 'product.h5'
 # What the host computes with where nobody knows: consistent with each other, and nothing else.
 NOMINAL_PIXEL_M, NOMINAL_ENERGY_EV, NOMINAL_DISTANCE_M = 1e-8, 1e4, 1.0
+# One number in both files: which two belong together. The host drops it when it writes its own.
+WRITING = 'ptychopinn_writing'
 NOMINAL = 'Nominal geometry: energy, distance and pixel sizes were not known.'
 
 
@@ -33,9 +38,12 @@ def save_pair(scan: Scan, folder: Path) -> None:
     placed, nominal = _placed(scan)
     guess = object_array(scan)
     image = ObjectImage(guess, np.empty(0, np.float32), scan.frame.origin_px)
+    writing = secrets.randbits(52)  # exact as a float
     # Neither name is taken before both are written: positions of another scan would fit by chance.
+    # Between the two the process can be killed: see `product_beside`.
     with atomic_paths(folder / DIFFRACTION_FILE, folder / PRODUCT_FILE) as (patterns, product):
         with hdf5_into(patterns) as h5:
+            h5.attrs[WRITING] = writing
             h5.create_dataset('patterns', data=scan.counts, compression='lzf')
             detector = placed.geometry.detector_pixel_size_m or (0.0, 0.0)
             for key, value in zip(('height', 'width'), detector, strict=True):
@@ -43,12 +51,51 @@ def save_pair(scan: Scan, folder: Path) -> None:
             h5['indexes'] = scan.scan_index
             h5['bad_pixels'] = scan.bad_pixels
         with hdf5_into(product) as h5:
+            h5.attrs[WRITING] = writing
             write_product(h5, placed, image, scan.probe, scan.name, scan.positions_px)
             if nominal:
                 h5.attrs['comments'] = NOMINAL
                 logger.warning('%s %g nm pixels were taken', NOMINAL, NOMINAL_PIXEL_M * 1e9)
             if scan.true_object is not None:
                 h5.create_dataset(TRUE_OBJECT_KEY, data=scan.true_object, compression='lzf')
+
+
+def product_beside(diffraction_file: Path) -> Path:
+    """Return the product that goes with a diffraction file: the one in its folder, or the one that
+    a killed `save_pair` had written and not yet given its name.
+
+    Raises `DataError` when both files were written by `save_pair`, but not together.
+    """
+    product = diffraction_file.parent / PRODUCT_FILE
+    writing = _writing(diffraction_file)
+    if writing is None or (product.exists() and _writing(product) in (writing, None)):
+        return product
+    for part in sorted(product.parent.glob(f'.{product.stem}.*.part{product.suffix}')):
+        if _is_of(part, writing):
+            logger.warning('The writing of %s was interrupted: %s was taken', product, part.name)
+            return part
+    if not product.exists():
+        return product  # whoever opens it says that it is missing
+    raise DataError(
+        explain(
+            f'{diffraction_file.name} and {PRODUCT_FILE} were not written together',
+            expected='the two files of one scan',
+            received='two scans, one written over the other and interrupted, or files copied',
+            cure='Write the scan again, or name the product with --product',
+        )
+    )
+
+
+def _writing(file: Path) -> float | None:
+    with open_hdf5(file) as h5:
+        return attribute(h5, WRITING)
+
+
+def _is_of(part: Path, writing: float) -> bool:
+    try:
+        return _writing(part) == writing
+    except DataError:  # a writer was killed before it was whole
+        return False
 
 
 def _placed(scan: Scan) -> tuple[Scan, bool]:

@@ -15,7 +15,6 @@ from ptychopinn_plugin import archive, files
 from .writers import SCANS, WEIGHTS, write
 
 KILLS = 40
-LONGEST_S = 0.04
 
 pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='no fork')
 
@@ -71,9 +70,12 @@ def are_same(found, scan):
 @pytest.mark.parametrize('name', [*SCANS, 'model.h5.zip'])
 def test_a_kill_at_a_random_moment_leaves_the_old_file_or_the_new_one(name, scans, tmp_path):
     write(name, scans[0], tmp_path)
-    rng, in_the_middle = np.random.default_rng(7), 0
+    begun = time.monotonic()
+    write(name, scans[0], tmp_path)
+    both_s = 2 * (time.monotonic() - begun)
+    rng = np.random.default_rng(7)
     for _ in range(KILLS):
-        assert kill_after(rng.uniform(0, LONGEST_S), name, scans, tmp_path) == signal.SIGKILL
+        assert kill_after(rng.uniform(0, both_s), name, scans, tmp_path) == signal.SIGKILL
         if name in SCANS:
             found = files.load_scan(tmp_path / name)
             assert any(are_same(found, scan) for scan in scans)
@@ -81,8 +83,5 @@ def test_a_kill_at_a_random_moment_leaves_the_old_file_or_the_new_one(name, scan
             found = archive.load_model(tmp_path / name).weights
             sign = np.sign(found[next(iter(WEIGHTS))] / WEIGHTS[next(iter(WEIGHTS))]).flat[0]
             assert all(np.array_equal(found[k], sign * v) for k, v in WEIGHTS.items())
-        parts = list(tmp_path.rglob('.*.part*'))
-        in_the_middle += len(parts) > 0
-        for part in parts:
-            part.unlink()
-    assert in_the_middle, 'the kills came between the writings: they show nothing'
+    # They stay: one of them can be the second file of a pair.
+    assert list(tmp_path.rglob('.*.part*')), 'no kill came in the middle: they show nothing'

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
 
 import h5py
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from ptychopinn_plugin.cli import main
-from ptychopinn_plugin.errors import OutputError
+from ptychopinn_plugin.errors import DataError, OutputError
 from ptychopinn_plugin.files import load_scan, save_scan
 from ptychopinn_plugin.geometry import pixel_size_m
 from ptychopinn_plugin.scan import Frame, Geometry
@@ -119,3 +121,59 @@ def test_convert_and_simulate_make_the_folder(small_scan, tmp_path, capsys):
     assert main(argv) == 0
     assert len(load_scan(tmp_path / 'made')) == 20
     assert main(['convert', str(tmp_path / 'scan.npz'), str(tmp_path / 'no' / 'where')]) == 1
+
+
+class TestInterruptedBetweenTheFiles:
+    """The process is gone after the first of the two renames, over an older scan or over none."""
+
+    @pytest.fixture(params=[True, False], ids=['over another scan', 'in an empty folder'])
+    def folder(self, request, small_scan, tmp_path, monkeypatch):
+        replaced = []
+
+        def replace_once(part, target, *, then=os.replace):
+            if replaced:
+                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+            replaced.append(target)
+            then(part, target)
+
+        if request.param:
+            save_scan(small_scan.take(np.arange(7, 120)), tmp_path)
+        with monkeypatch.context() as m:
+            m.setattr(os, 'replace', replace_once)
+            with pytest.raises(OutputError, match='product'):
+                save_scan(replace(small_scan, geometry=KNOWN), tmp_path)
+        return tmp_path
+
+    def test_the_new_scan_is_whole(self, folder, small_scan, caplog):
+        back = load_scan(folder)
+        assert 'interrupted' in caplog.text
+        np.testing.assert_array_equal(back.counts, small_scan.counts)
+        np.testing.assert_allclose(
+            back.positions_px - back.positions_px[0],
+            small_scan.positions_px - small_scan.positions_px[0],
+            atol=1e-6,
+        )
+
+    def test_two_scans_are_never_mixed(self, folder):
+        for part in folder.glob('.*.part*'):
+            part.unlink()
+        with pytest.raises(DataError, match=r'not written together|does not exist'):
+            load_scan(folder)
+
+    def test_half_of_a_part_is_not_taken(self, folder):
+        (part,) = folder.glob('.*.part*')
+        part.write_bytes(part.read_bytes()[:-100])
+        with pytest.raises(DataError, match=r'not written together|does not exist'):
+            load_scan(folder)
+
+    def test_who_insists_may_mix(self, folder):
+        product = folder / 'product.h5'
+        if product.exists():
+            assert len(load_scan(folder, product=product)) > 0
+
+    def test_a_product_that_another_program_wrote_is_taken(self, folder, small_scan):
+        with h5py.File(next(folder.glob('.*.part*')), 'a') as h5:
+            del h5.attrs['ptychopinn_writing']
+            h5.flush()
+        next(folder.glob('.*.part*')).rename(folder / 'product.h5')
+        np.testing.assert_array_equal(load_scan(folder).counts, small_scan.counts)
