@@ -40,7 +40,7 @@ T = TypeVar('T')
 
 AVAILABLE = sys.platform == 'linux'
 # For a file of no size; beyond that by its size, since honest files take memory and time too.
-MEMORY_BYTES, BYTES_PER_BYTE = 2**30, 400
+MEMORY_BYTES, BYTES_PER_BYTE = 896 * 2**20, 400
 CPU_S, BYTES_PER_S = 4.0, 2 * 2**20
 WALL_S, WALL_PER_CPU = 20.0, 4.0
 CHUNK = 2**30

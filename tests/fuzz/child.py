@@ -23,7 +23,7 @@ from typing import Any
 from ptychopinn_plugin import apart, mapped
 
 from .mutations import OUTSIDE, mutate, trust
-from .readers import put, read, turn_of
+from .readers import WHO, put, read, took_s, turn_of
 from .seeds import seeds
 
 CPU_S, BARE_CPU_S = 5, 1
@@ -35,7 +35,6 @@ LARGE = ((mapped.LARGE_BYTES, apart.MAY_BE_LARGE), (500, 0))
 EXTRA_BYTES = 1_500 * 2**20
 CORPUS = 400
 LAST = 'last'
-WHO = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 FORBIDDEN = (
     'pickle.find_class', 'subprocess.Popen', 'os.system', 'os.exec', 'os.posix_spawn',
     'socket.connect', 'socket.bind',
@@ -109,14 +108,13 @@ class Reading:
         most = BARE_CPU_S if apart._inside else CPU_S
         resource.setrlimit(resource.RLIMIT_CPU, (spent + most + 1, hard))
         self.guard.on, self.guard.seen = True, ''
-        start = _cpu()
         text = ''
         try:
             outcome = read(self.reader, path, turn)
         except BaseException as error:  # noqa: BLE001 - whatever is no refusal is a finding
             outcome = f'! {type(error).__name__}'
             text = ''.join(traceback.format_exception(error))[-3000:]
-        took = _cpu() - start
+        took = max(took_s)
         self.guard.on = False
         if self.guard.seen:
             outcome, text = '! forbidden', self.guard.seen
@@ -129,10 +127,6 @@ class Reading:
         line = json.dumps([outcome, round(took, 4), peak, text])
         os.write(self.out, line.encode() + b'\n')
         return outcome + Trace.last
-
-
-def _cpu() -> float:
-    return sum(sum(resource.getrusage(who)[:2]) for who in WHO)
 
 
 class Trace:

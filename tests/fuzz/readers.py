@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import zlib
 from collections.abc import Callable
@@ -21,6 +22,9 @@ from ptychopinn_plugin.worker import protocol
 
 from .seeds import unpack
 
+WHO = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+took_s: list[float] = []
+"""Processor time of each call of the last `read`, its copies of the process included."""
 # One message is a line for a status bar; several of them quote the file.
 LONGEST = 10_000
 # What the copy of the process that reads a file is survived by.
@@ -73,8 +77,9 @@ def read(reader: str, path: Path, turn: int = 0) -> str:
 
     Raises whatever is no refusal. `turn` chooses what else is asked of the file.
     """
+    took_s.clear()
     try:
-        _CALLS[reader](path, turn)
+        _timed(lambda: _CALLS[reader](path, turn))
     except PluginError as error:
         text = str(error)
         if not text or '\n' in text or len(text) > LONGEST:
@@ -110,9 +115,22 @@ def _probe(path: Path, turn: int) -> None:
 def _both(first: Callable[[], object], second: Callable[[], object]) -> None:
     """Call both, also where the first one refuses."""
     try:
-        first()
+        _timed(first)
     finally:
-        second()
+        _timed(second)
+
+
+def _timed(call: Callable[[], object]) -> None:
+    """Call, and note the processor time it took without the calls within it."""
+    start, noted = _cpu_s(), len(took_s)
+    try:
+        call()
+    finally:
+        took_s.append(_cpu_s() - start - sum(took_s[noted:]))
+
+
+def _cpu_s() -> float:
+    return sum(sum(resource.getrusage(who)[:2]) for who in WHO)
 
 
 def _settings(path: Path, turn: int) -> None:
