@@ -2,8 +2,9 @@
 
     make bench-peers                    # all cases, well over an hour
     make bench-peers PEERS=--quick      # small versions of three
-    python benchmarks/peers.py [--quick] [--threads 2] [--seconds 40] [--cases TEXT ...]
-        [--contenders NAME ...] [--peer-python .venv-peers/bin/python] [--output build/peers]
+    python benchmarks/peers.py [--quick] [--threads 2] [--device cpu] [--seconds 40]
+        [--cases TEXT ...] [--contenders NAME ...] [--peer-python .venv-peers/bin/python]
+        [--output build/peers]
 
 Each contender works on each case in a process of its own, all with the same number of threads, the
 same scale of the probe and, but for our own start, the same flat start. Its clock stops while it is
@@ -142,8 +143,8 @@ def _read(file: Path) -> Scan:
 class Runner:
     """Runs a contender in a process of its own."""
 
-    def __init__(self, threads: int, peer_python: Path) -> None:
-        self.threads, self.peer_python = threads, peer_python
+    def __init__(self, threads: int, device: str, peer_python: Path) -> None:
+        self.threads, self.device, self.peer_python = threads, device, peer_python
         self.missing = _why_missing(peer_python)
 
     def run(self, name: str, case: Case, scan_file: Path, seconds: float) -> Entry:
@@ -155,7 +156,7 @@ class Runner:
         out = scan_file.with_suffix(f'.{name}.jsonl')
         command = [
             python, __file__, '--child', name, str(scan_file), str(out), str(seconds),
-            str(int(case.unknown_probe)), '--threads', str(self.threads),
+            str(int(case.unknown_probe)), '--threads', str(self.threads), '--device', self.device,
         ]  # fmt: skip
         trouble = self._wait(command, 180 + 5 * seconds)
         lines = out.read_text(encoding='utf-8').splitlines() if out.exists() else []
@@ -327,7 +328,8 @@ def _panel(axes: Any, case: str, entries: dict[str, Entry]) -> None:
         low = min(low, *y, 1.0)
     for target in TARGETS:
         axes.axhline(target, linewidth=0.6, color='0.6', linestyle=':')
-    axes.set_xscale('log')
+    if any(entry['rows'] for entry in entries.values()):
+        axes.set_xscale('log')
     axes.set_ylim(max(low - 0.03, 0), 1.005)
     axes.set_title(textwrap.fill(case, 40), fontsize=9)
     axes.tick_params(labelsize=8)
@@ -363,6 +365,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--quick', action='store_true', help='small versions of three cases')
     parser.add_argument('--threads', type=int, default=2)
+    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
     parser.add_argument('--seconds', type=float, help='of computing for each: 40, quick 6')
     parser.add_argument('--cases', nargs='+', default=[''], help='only names with one of these')
     parser.add_argument('--contenders', nargs='+', choices=CONTENDERS, default=list(CONTENDERS))
@@ -378,14 +381,14 @@ def main() -> None:
     if args.child:
         name, scan, out, seconds, update = args.child
         race(
-            name, Path(scan), Path(out), threads=args.threads, seconds=float(seconds),
-            update_probe=update == '1',
+            name, Path(scan), Path(out), threads=args.threads, device=args.device,
+            seconds=float(seconds), update_probe=update == '1',
         )  # fmt: skip
         return
     seconds = args.seconds or (6 if args.quick else 40)
-    runner = Runner(args.threads, args.peer_python)
+    runner = Runner(args.threads, args.device, args.peer_python)
     facts = {
-        'threads': args.threads, 'seconds': seconds, 'quick': args.quick,
+        'threads': args.threads, 'device': args.device, 'seconds': seconds, 'quick': args.quick,
         'python': platform.python_version(), 'cores': os.cpu_count(),
     }  # fmt: skip
     results: dict[str, dict[str, Entry]] = {}

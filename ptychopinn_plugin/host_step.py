@@ -11,10 +11,11 @@ from itertools import compress
 import numpy as np
 
 from .far_field import Corners, FarField, merge
+from .grouping import Rows
 from .position_correction import shift_sums
 from .scan import Complex, Float
 from .sweep_plan import CACHE_BYTES, SweepPlan
-from .sweeper import Batch, Sweeper
+from .sweeper import Batch, Sums, Sweeper, batch_after_batch
 from .transforms import Transforms
 
 LOW = 4  # degree of the series by which what patterns say of the probe is moved back
@@ -96,8 +97,12 @@ class HostStep:
         if self.shares is not None:
             self.shares.forget()
 
+    def sweep(self, order: Rows, plan: SweepPlan) -> tuple[float, Sums, Sums]:
+        """Take the batches in this order; see `Step`."""
+        return batch_after_batch(self, order, plan)
+
     def __call__(self, number: int, plan: SweepPlan) -> tuple[float, Float | None, Float | None]:
-        """Correct the object (and the probe) by one batch; see `Step`."""
+        """Correct the object (and the probe) by one batch."""
         s, batch = self.sweeper, self.sweeper.batches[number]
         parts = self._parts(len(batch.rows))
         with self.transforms.alone():

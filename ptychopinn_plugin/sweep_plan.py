@@ -26,7 +26,9 @@ SETTLING_SWEEPS = 2.0  # the last step is this divided by the number of sweeps
 POISSON_FALL = 0.5
 REGULARISATION = (0.1, 0.5)  # of many and of few photons
 BRIGHT_PHOTONS = 1000.0  # under the beam, per pixel and pattern: the least for the former
-LARGEST_BATCH = 32
+LARGEST_BATCH = 32  # what stays in a CPU's cache
+# A GPU takes its time for a batch whatever its size, and the picture is the same: patterns, pixels.
+LARGEST_ON_GPU, MOST_PIXELS_ON_GPU = 256, 2**21
 # After these a network, where there is one, adds what it expects of an object, if the scan is
 # sparse; after the last it takes off noise. Oftener it would push the object away from what the
 # patterns say.
@@ -118,6 +120,9 @@ def regularisation(probe: Complex) -> float:
     return float(np.clip(low * BRIGHT_PHOTONS / photons, low, high))
 
 
-def batch_size(scan: Scan) -> int:
-    """Return a batch size that keeps its patterns apart and its arrays in the cache."""
-    return max(4, min(LARGEST_BATCH, len(scan) // 8))
+def batch_size(scan: Scan, *, on_gpu: bool = False) -> int:
+    """Return a batch size that keeps its patterns apart."""
+    largest = LARGEST_BATCH
+    if on_gpu:
+        largest = max(largest, min(LARGEST_ON_GPU, MOST_PIXELS_ON_GPU // scan.side_px**2))
+    return max(4, min(largest, len(scan) // 8))

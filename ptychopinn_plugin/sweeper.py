@@ -28,6 +28,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import fft
 
 from .canvas import Canvas
 from .config import ReconstructionConfig
@@ -54,6 +55,7 @@ logger = logging.getLogger(__name__)
 
 
 Sums = Any  # `ramp_sums` (B, 5) or `shift_sums` (B, 6), an array or what becomes one, or None
+BatchStep = Callable[[int, SweepPlan], tuple[float, Sums, Sums]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,11 +79,12 @@ class Batch:
 
 
 class Step(Protocol):
-    """Corrects the object (and the probe) of a `Sweeper` by one batch."""
+    """Corrects the object (and the probe) of a `Sweeper` by one batch after another."""
 
-    def __call__(self, number: int, plan: SweepPlan) -> tuple[float, Sums, Sums]:
-        """Take batch `number`; return sum(|F| - sqrt(I))^2 and, when asked, the `ramp_sums` and the
-        `shift_sums`.
+    def sweep(self, order: Rows, plan: SweepPlan) -> tuple[float, Sums, Sums]:
+        """Take the batches in this order; return sum(|F| - sqrt(I))^2 and, when asked, the
+        `ramp_sums` and the `shift_sums` of all their patterns, in the order of the batches'
+        numbers.
         """
 
     def hand_over(self) -> None:
@@ -105,14 +108,20 @@ class Sweeper:
         config: ReconstructionConfig,
         make_step: Callable[[Sweeper], Step],
         held: Rows | None = None,
+        *,
+        threads: int = 1,
+        on_gpu: bool = False,
     ) -> None:
-        """Leave the patterns `held` out until `use_all`."""
+        """Leave the patterns `held` out until `use_all`; use so many threads between batches, whose
+        size is one for a CPU, or for a GPU.
+        """
+        self.threads = threads
         self.scan, self.side = scan, scan.side_px
         self.object, self.probe = start.object.copy(), probe.copy()
         self.update_probe, self.weight = config.update_probe, start.weight
         self.rng = np.random.default_rng(config.seed)
         self.regularisation = regularisation(probe)
-        self.size = config.sweep_batch_size or batch_size(scan)
+        self.size = config.sweep_batch_size or batch_size(scan, on_gpu=on_gpu)
         self.batches = _batches(scan, self.size, held)
         self.used = len(self.batches)
         if held is not None:
@@ -128,23 +137,19 @@ class Sweeper:
         """Visit every batch once in random order; return sum(|F| - sqrt(I))^2 / sum(I) met on the
         way. Then correct the slow phase, if planned, by the displacements met on the way.
         """
-        error = 0.0
-        ramps: list[Sums] = [None] * self.used
-        moves: list[Sums] = [None] * self.used
         if plan.move:
             self.slopes = shift_slopes(self.probe)
-        for number in self.rng.permutation(self.used):
-            missed, ramps[number], moves[number] = self.step(int(number), plan)
-            error += missed
+        error, ramps, moves = self.step.sweep(self.rng.permutation(self.used), plan)
         self.step.hand_over()
         if self.update_probe:
             self._fix_ambiguities()
         if plan.correct:
-            phase = self.slow.phase(np.concatenate(ramps))
+            with fft.set_workers(self.threads):
+                phase = self.slow.phase(ramps)
             self.object *= np.cos(phase) + 1j * np.sin(phase)
         self.step.take_over()
         if plan.move:
-            self._move_patterns(np.concatenate(moves))
+            self._move_patterns(moves)
         return error / self.counts
 
     def use_all(self) -> None:
@@ -189,12 +194,8 @@ class Sweeper:
         self.step.take_over()
 
     def amplitude(self, number: int) -> Float:
-        """Return a batch's amplitudes times N (B, 1, N, N), the zero frequency first; zero on bad
-        pixels.
-        """
-        found = amplitudes(self.scan.patterns(self.batches[number].rows)) * ~self.scan.bad_pixels
-        made: Float = np.fft.ifftshift(found, axes=(-2, -1))[:, None] * np.float32(self.side)
-        return made
+        """Return a batch's amplitudes (B, N, N), as the detector has them."""
+        return amplitudes(self.scan.patterns(self.batches[number].rows))
 
     def _fix_ambiguities(self) -> None:
         """Keep the probe's power, its modes orthogonal, and the object without a phase ramp: what
@@ -208,6 +209,21 @@ class Sweeper:
         turn = plane(self.weight.shape, (-y, -x)) / np.float32(gain)
         self.object *= turn
         self.last *= turn
+
+
+def batch_after_batch(step: BatchStep, order: Rows, plan: SweepPlan) -> tuple[float, Sums, Sums]:
+    """Sweep as `Step.sweep` does with a step that takes one batch by its number."""
+    error = 0.0
+    ramps: list[Sums] = [None] * len(order)
+    moves: list[Sums] = [None] * len(order)
+    for number in order.tolist():
+        missed, ramps[number], moves[number] = step(number, plan)
+        error += missed
+    return (
+        error,
+        np.concatenate(ramps) if plan.correct else None,
+        np.concatenate(moves) if plan.move else None,
+    )
 
 
 T = TypeVar('T')
@@ -242,12 +258,15 @@ def refine(
     config: ReconstructionConfig,
     make_step: Callable[[Sweeper], Step],
     run: Callable[[Float], Float] | None = None,
+    *,
+    threads: int = 1,
+    on_gpu: bool = False,
 ) -> Iterator[Sweep]:
     """Yield the state after every sweep; a network `run` corrects the object where the plan says
     so. `config.held_out_stop` may end the sweeps before `config.sweeps`.
     """
     held = held_out(len(scan), config.seed) if config.held_out_stop else None
-    sweeper = Sweeper(scan, start, probe, config, make_step, held)
+    sweeper = Sweeper(scan, start, probe, config, make_step, held, threads=threads, on_gpu=on_gpu)
     positions, canvas = sweeper.positions, None if run is None else Canvas(scan, probe)
     watched = None if held is None else scan.take(held)
     errors: list[float] = []

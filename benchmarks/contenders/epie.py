@@ -21,9 +21,9 @@ from ptychopinn_plugin.starts import flat_start
 KEPT_BYTES = 1 << 30  # of shifted probes; with more, or a changing probe, they are made anew
 
 
-def run(scan: Scan, update_probe: bool, threads: int) -> Iterator[State]:
+def run(scan: Scan, update_probe: bool, threads: int, device: str) -> Iterator[State]:
     """Yield the object and probe after every sweep, from the flat start; NumPy's transforms use one
-    thread.
+    thread, on the CPU whatever the device of the others.
     """
     rng = np.random.default_rng(0)
     object_, probe = flat_start(scan).object.copy(), normalised_probe(scan)

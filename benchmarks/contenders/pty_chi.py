@@ -29,12 +29,17 @@ from ptychi.api.task import PtychographyTask
 
 HALF = 0.5  # pixel
 EPOCHS = 100_000
+DEVICES = {'cpu': api.Devices.CPU, 'cuda': api.Devices.GPU}
 
 
-def run(scan: Scan, update_probe: bool, threads: int, engine: str, batch: int) -> Iterator[State]:
+def run(
+    scan: Scan, update_probe: bool, threads: int, device: str, engine: str, batch: int
+) -> Iterator[State]:
     """Yield the object and probe after every epoch."""
     torch.manual_seed(0)
-    task = _task(scan, _options(engine, min(batch, len(scan)), update_probe))
+    options = _options(engine, min(batch, len(scan)), update_probe)
+    options.reconstructor_options.default_device = DEVICES[device]
+    task = _task(scan, options)
     for number in range(1, EPOCHS + 1):
         task.run(1)
         object_, probe = (
@@ -64,7 +69,6 @@ def _options(engine: str, batch: int, update_probe: bool) -> PtychographyTaskOpt
         o.reconstructor_options.rescale_probe_intensity_in_first_epoch = False
     o.reconstructor_options.batch_size = batch
     o.reconstructor_options.num_epochs = EPOCHS
-    o.reconstructor_options.default_device = api.Devices.CPU
     return o
 
 

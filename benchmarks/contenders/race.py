@@ -1,8 +1,8 @@
 """One contender on one scan: its sweeps under a clock that stops while they are scored.
 
-A contender is a function `(scan, update_probe, threads) -> Iterator[State]`, kept in a module that
-imports all it needs. The clock runs from the call, with the scan in memory and the modules
-imported, to the state that is scored: preparing and starting are in, scoring is not.
+A contender is a function `(scan, update_probe, threads, device) -> Iterator[State]`, kept in a
+module that imports all it needs. The clock runs from the call, with the scan in memory and the
+modules imported, to the state that is scored: preparing and starting are in, scoring is not.
 """
 
 from __future__ import annotations
@@ -75,7 +75,14 @@ CONTENDERS = {
 
 
 def race(
-    name: str, scan_file: Path, out: Path, *, threads: int, seconds: float, update_probe: bool
+    name: str,
+    scan_file: Path,
+    out: Path,
+    *,
+    threads: int,
+    device: str,
+    seconds: float,
+    update_probe: bool,
 ) -> None:
     """Let a contender compute for about `seconds`; append a line of JSON per scored state to
     `out`.
@@ -85,10 +92,12 @@ def race(
     contender = CONTENDERS[name]
     run: Sweeps = import_module(f'contenders.{contender.module}').run
     scan = pp.load_scan(scan_file)
-    judge = Judge(scan, threads)
+    judge = Judge(scan, threads, device)
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)  # of this thread: NumPy's too
-    states = run(scan, update_probe, threads, **contender.options)
+    # A GPU that sleeps takes a second to wake up: nobody's fault.
+    torch.fft.fft2(torch.zeros(8, 64, 64, dtype=torch.complex64, device=device)).abs().sum().item()
+    states = run(scan, update_probe, threads, device, **contender.options)
     clock = cpu = spent = spent_in_all = 0.0
     due = 0
     with out.open('a', encoding='utf-8') as file:
@@ -114,14 +123,14 @@ def race(
 class Judge:
     """The same scores for every contender."""
 
-    def __init__(self, scan: Scan, threads: int) -> None:
+    def __init__(self, scan: Scan, threads: int, device: str) -> None:
         from ptychopinn_plugin.backends import registry
         from ptychopinn_plugin.config import RuntimeConfig
         from ptychopinn_plugin.starts import flat_start
 
         self.scan, self.flat = scan, flat_start(scan)
         self.backend = registry.load('torch')
-        self.runtime = RuntimeConfig(backend='torch', device='cpu', threads=threads)
+        self.runtime = RuntimeConfig(backend='torch', device=device, threads=threads)
 
     def scores(self, state: State) -> dict[str, float]:
         """Return the qualities of a state; no number where it has diverged."""

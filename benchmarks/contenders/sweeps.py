@@ -18,6 +18,7 @@ def run(
     scan: Scan,
     update_probe: bool,
     threads: int,
+    device: str,
     start: str = 'auto',
     slow: bool = True,
     correction: bool = True,
@@ -26,7 +27,7 @@ def run(
     """Yield the result of whole runs of more and more sweeps, since their steps depend on how many
     there are to be; `model` is a model file for the network start.
     """
-    runtime = RuntimeConfig(backend='torch', device='cpu', threads=threads)
+    runtime = RuntimeConfig(backend='torch', device=device, threads=threads)
     network = _loaded(model)
     sweeps = 2
     while True:

@@ -174,7 +174,8 @@ def physics(name, framework, given):
     }
     modulus = given['patterns'].astype(np.float32)
     miss = (modulus[::-1] - modulus) * allowed
-    out['ramp_sums'] = a(module.ramp_sums(t(modulus), t(miss), good))
+    first = (np.fft.ifftshift(v, axes=(-2, -1)) for v in (modulus, miss, allowed))
+    out['ramp_sums'] = a(module.centred_ramp_sums(*map(t, first)))
     out['ramp_sums_numpy'] = slow_phase.ramp_sums(modulus, miss, allowed)
     slopes = position_correction.shift_slopes(given['probe'])
     field = np.fft.fft2(a(module.illuminate(patches, probes))).astype(np.complex64)

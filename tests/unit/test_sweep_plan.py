@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ptychopinn_plugin.scan import Scan
 from ptychopinn_plugin.simulate.probes import make_probe
 from ptychopinn_plugin.sweep_plan import (
     MOST_HELD,
@@ -94,3 +95,18 @@ def test_a_batch_keeps_its_patterns_apart(small_scan):
         scan_index=None,
     )
     assert batch_size(few) == 4
+
+
+@pytest.mark.parametrize(
+    ('side', 'patterns', 'size'),
+    [(16, 4000, 256), (16, 900, 112), (16, 120, 15), (128, 1100, 128), (256, 9000, 32)],
+)
+def test_batches_are_larger_on_a_gpu(side, patterns, size):
+    counts = np.broadcast_to(np.ones((1, 1, 1), np.uint8), (patterns, side, side))
+    scan = Scan(
+        counts=counts,
+        positions_px=np.broadcast_to(np.full(2, side / 2), (patterns, 2)),
+        probe=np.ones((1, side, side), np.complex64),
+    )
+    assert batch_size(scan, on_gpu=True) == size
+    assert batch_size(scan) == min(size, 32)

@@ -10,11 +10,12 @@ import tensorflow as tf
 
 from ... import sweeper
 from ...config import ReconstructionConfig
+from ...grouping import Rows
 from ...host_step import HostStep
 from ...result import ObjectImage, Sweep
 from ...scan import Complex, Float, Scan
 from ...sweep_plan import CACHE_BYTES, SweepPlan
-from ...sweeper import Step, Sweeper, kept
+from ...sweeper import Step, Sums, Sweeper, batch_after_batch, kept
 from ..base import Model
 from . import physics
 from .canvas_network import runner
@@ -47,13 +48,15 @@ class DeviceStep:
         held = 16 * pixels * len(sweeper.probe) <= CACHE_BYTES and not sweeper.update_probe
         self.lit: dict[int, tuple[tf.Tensor, tf.Tensor]] | None = {} if held else None
 
-    def __call__(self, number: int, plan: SweepPlan) -> tuple[float, tf.Tensor, tf.Tensor | None]:
-        """Correct the object (and the probe) by one batch; see `sweeper.Step`. The `ramp_sums` cost
-        nothing here.
-        """
+    def sweep(self, order: Rows, plan: SweepPlan) -> tuple[float, Sums, Sums]:
+        """Take the batches in this order; see `sweeper.Step`."""
+        return batch_after_batch(self._take, order, plan)
+
+    def _take(self, number: int, plan: SweepPlan) -> tuple[float, tf.Tensor, tf.Tensor | None]:
+        """Correct the object (and the probe) by one batch. The `ramp_sums` cost nothing here."""
         batch = self.sweeper.batches[number]
         corner_px = batch.corner_px.astype(np.int32)
-        amplitude = kept(self.measured, number, partial(self.sweeper.amplitude, number))
+        amplitude = kept(self.measured, number, partial(self._amplitude, number))
         probes, back = kept(self.lit, number, partial(self.lights, corner_px, batch.shift_px))
         moves = None
         if plan.move:
@@ -65,6 +68,12 @@ class DeviceStep:
         pace = np.array([plan.pace, plan.fall], np.float32)
         error, ramps = self.graph(corner_px, batch.shift_px, amplitude, probes, back, pace)
         return float(error), ramps, moves
+
+    def _amplitude(self, number: int) -> Float:
+        """Return amplitudes times N (B, 1, N, N), the zero frequency first, zero on bad pixels."""
+        found = self.sweeper.amplitude(number) * ~self.sweeper.scan.bad_pixels
+        first: Float = np.fft.ifftshift(found, axes=(-2, -1))[:, None]
+        return first * np.float32(self.sweeper.side)
 
     def _step(
         self,
@@ -170,4 +179,4 @@ def refine(
         return DeviceStep(made) if on_gpu else HostStep(made, TRANSFORMS)
 
     run = None if network is None else runner(network)
-    yield from sweeper.refine(scan, start, probe, config, make_step, run)
+    yield from sweeper.refine(scan, start, probe, config, make_step, run, on_gpu=on_gpu)

@@ -37,9 +37,14 @@ def pixels(corner_px: Tensor, side: int, width: int) -> Tensor:
     """Return the flat canvas index of every pixel of the windows at corner_px (B, 2), (B * N *
     N,).
     """
-    span = torch.arange(side, device=corner_px.device)
-    rows = (corner_px[:, 0, None] + span)[:, :, None] * width
-    return (rows + (corner_px[:, 1, None] + span)[:, None, :]).reshape(-1)
+    first = corner_px[:, 0] * width + corner_px[:, 1]
+    return (first[:, None, None] + window(side, width, corner_px.device)).reshape(-1)
+
+
+def window(side: int, width: int, device: torch.device) -> Tensor:
+    """Return the flat canvas index of every pixel of a window (N, N), from that of its first."""
+    span = torch.arange(side, device=device)
+    return span[:, None] * width + span
 
 
 def extract(object_: Tensor, corner_px: Tensor, side: int) -> Tensor:
@@ -82,7 +87,15 @@ def far_field(waves: Tensor) -> Tensor:
 def intensity(field: Tensor) -> Tensor:
     """Return the incoherent sum over modes of |field|^2, (B, P, N, N) -> (B, N, N)."""
     power: Tensor = field.real.square() + field.imag.square()
-    return power.sum(-3)
+    return power.squeeze(-3) if field.shape[-3] == 1 else power.sum(-3)
+
+
+def modulus(field: Tensor) -> Tensor:
+    """Return the root of `intensity`, (B, P, N, N) -> (B, 1, N, N); no gradient at zero."""
+    if field.shape[1] == 1:
+        return field.abs()
+    size: Tensor = torch.linalg.vector_norm(field, dim=1, keepdim=True)
+    return size
 
 
 def diffract(object_patches: Tensor, probes: Tensor) -> Tensor:
@@ -92,22 +105,22 @@ def diffract(object_patches: Tensor, probes: Tensor) -> Tensor:
     return intensity(far_field(illuminate(object_patches, probes)))
 
 
-def ramp_sums(modulus: Tensor, miss: Tensor, good: Tensor | None = None) -> Tensor:
-    """Return (B, 5) the sums of `slow_phase.ramp_sums` over modulus and miss (B, N, N)."""
-    dy, dx = modulus[:, 2:] - modulus[:, :-2], modulus[:, :, 2:] - modulus[:, :, :-2]
-    if good is not None:
-        dy, dx = dy * good[1:-1], dx * good[:, 1:-1]
-    pairs = (
-        (dy, miss[:, 1:-1]), (dx, miss[:, :, 1:-1]),
-        (dy, dy), (dx, dx), (dy[:, :, 1:-1], dx[:, 1:-1]),
-    )  # fmt: skip
-    return torch.stack([(a * b).sum((1, 2)) for a, b in pairs], 1)
-
-
 def centred_ramp_sums(modulus: Tensor, miss: Tensor, good: Tensor | None = None) -> Tensor:
-    """Return the same of arrays that have the zero frequency first."""
-    middle, missed = (torch.fft.fftshift(v, dim=(-2, -1)) for v in (modulus, miss))
-    return ramp_sums(middle, missed, None if good is None else torch.fft.fftshift(good))
+    """Return (B, 5) the sums of `slow_phase.ramp_sums` over modulus and miss (B, N, N), which have
+    the zero frequency first, as good (N, N) has.
+    """
+    side = modulus.shape[-1]
+    edge = torch.ones(side, device=modulus.device)
+    edge[(side - 1) // 2 : (side - 1) // 2 + 2] = 0  # the first and the last frequency
+    dy, dx = (torch.roll(modulus, -1, d) - torch.roll(modulus, 1, d) for d in (1, 2))
+    dy, dx = dy * edge[:, None], dx * edge
+    if good is not None:
+        dy, dx = dy * good, dx * good
+    slopes = torch.stack([dy, dx], 1).flatten(2)
+    sums = slopes @ torch.cat([miss.flatten(1)[:, None], slopes], 1).mT
+    return torch.stack(
+        [sums[:, 0, 0], sums[:, 1, 0], sums[:, 0, 1], sums[:, 1, 2], sums[:, 0, 2]], 1
+    )
 
 
 def shift_sums(
