@@ -12,7 +12,8 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,8 @@ from .pretrained import pretrained
 from .probe_modes import adjusted
 from .result import ObjectImage, Reconstruction, Sweep
 from .scaling import normalised_probe
-from .scan import Scan
-from .uncertainty import HalfScans, halves, judge
+from .scan import Float, Scan
+from .uncertainty import half_scan_frc50, halves, repeated, sigma_of
 
 logger = logging.getLogger(__name__)
 
@@ -103,9 +104,10 @@ def reconstruct(
     """Reconstruct the object of a scan: start, sweeps, and how well the result explains the
     patterns.
 
-    `on_sweep` sees the start (number 0) and every sweep. `uncertainty` also reconstructs two half
-    scans in the same way and compares them, which takes as long again: `image.uncertainty` and
-    `half_scan_frc50`. Raises as `train` does, and `ModelFileError` when the model does not fit.
+    `on_sweep` sees the start (number 0) and every sweep. `uncertainty` also reconstructs two
+    simulated repeats and two halves of the scan in the same way, which takes three times as long
+    again: `image.uncertainty` and `half_scan_frc50`. Raises as `train` does, and `ModelFileError`
+    when the model does not fit.
     """
     if uncertainty:  # before the slow work
         require(
@@ -152,33 +154,50 @@ def reconstruct(
     )
     clock.lap('evaluate')
     if uncertainty:
-        found = half_scans(scan, model, backend=backend, reconstruction=config, runtime=runtime)
-        image = replace(result.image, uncertainty=found.uncertainty)
-        result = replace(result, image=image, half_scan_frc50=found.frc50)
+        again = partial(_again, model=model, backend=backend, runtime=runtime)
+        once = again(_repeated(scan, pattern, config, 1), reconstruction=config)
+        twice = again(_repeated(scan, once.pattern, config, 2), reconstruction=config)
+        sigma = sigma_of(result.image, once.image, twice.image, error / max(once.error, 1e-12))
+        # The network would add what it expects to both halves alike.
+        bare = replace(config, network_correction=False)
+        half = [again(scan.take(k), reconstruction=bare) for k in halves(scan.positions_px)]
+        result = replace(
+            result,
+            image=replace(result.image, uncertainty=sigma),
+            half_scan_frc50=half_scan_frc50(half[0].image, half[1].image),
+        )
         clock.lap('uncertainty')
     return replace(result, seconds=clock.seconds())
 
 
-def half_scans(
+@dataclass(frozen=True, eq=False)
+class _Again:
+    """Another reconstruction, how badly it explains its patterns, and the counts it predicts for a
+    row.
+    """
+
+    image: ObjectImage
+    error: float
+    pattern: Callable[[int], Float]
+
+
+def _again(
     scan: Scan,
-    model: Model | None = None,
     *,
+    model: Model | None,
     backend: Backend,
     reconstruction: ReconstructionConfig,
     runtime: RuntimeConfig,
-) -> HalfScans:
-    """Reconstruct two halves of a scan as the whole would be, but for the network's correction, and
-    compare them: their difference is to show the noise.
-    """
-    reconstruction = replace(reconstruction, network_correction=False)
-    images = []
-    for rows in halves(scan.positions_px):
-        *_, last = iterate(
-            scan.take(rows), model,
-            backend=backend, reconstruction=reconstruction, runtime=runtime,
-        )  # fmt: skip
-        images.append(last.image)
-    return judge(images[0], images[1])
+) -> _Again:
+    """Reconstruct another scan as the whole was."""
+    *_, last = iterate(scan, model, backend=backend, reconstruction=reconstruction, runtime=runtime)
+    return _Again(last.image, *backend.predict(scan, last.image, last.probe, runtime))
+
+
+def _repeated(
+    scan: Scan, pattern: Callable[[int], Float], config: ReconstructionConfig, number: int
+) -> Scan:
+    return repeated(scan, pattern, np.random.default_rng([config.seed, 13, number]))
 
 
 def iterate(

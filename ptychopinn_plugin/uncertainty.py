@@ -1,63 +1,90 @@
-"""How far to trust a phase: two reconstructions from half of the patterns each, compared.
+"""How far to trust a phase: the measurement repeated, by simulation, and halved.
 
-The halves share no photon, so their difference is noise and what the sweeps had not yet settled.
-Halves have twice the variance of the whole and their difference twice that again, so one sigma of
-the whole is half of the local root mean square of the difference, and a seventh more (measured,
-benchmarks/RESEARCH.md). What both halves get wrong alike (a wrong probe, wrong positions, an object
-that moves, detail finer than either resolves) is not in it.
+A result is taken for the object: its patterns are predicted, photons are drawn for them, and they
+are reconstructed in the same way (a parametric bootstrap, doi:10.1214/ss/1177013815). How far that
+lies from the result is how far the result lies from the object: noise, what the sweeps have not yet
+settled, and what they smooth away. But a result is smoother than its object, so that less is
+smoothed away the second time. So it is repeated once more; by as much as the second difference is
+smaller than the first, the first is taken to be smaller than the error.
+
+Where the measured patterns are explained worse than the simulated ones, sigma grows with the root
+of that: noise that is no photon noise, a wrong probe, wrong positions. No factor is fitted.
+
+Two reconstructions of half of the patterns each share no photon and no simulation: up to which
+detail they agree is the half-scan FRC.
 
 Letters as in `scan`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
+from numpy.random import Generator
 from scipy.ndimage import gaussian_filter
 
+from . import mapped
 from .grouping import Rows, compact_order
 from .metrics import compare
 from .result import ObjectImage
-from .scan import Complex, Double, Float
+from .scan import Array, Complex, Double, Float, Scan
 from .slow_phase import mean_ramp, plane
 
 SMOOTHING_PX = 3.0  # of the squares: a dozen independent pixels, 12 % of sigma
-FACTOR = 0.57
+LARGEST_GROWTH = 2.0  # of the error from one repeat to the one before
 DARK = 1e-3  # of the brightest spot: below it nothing is known
 UNKNOWN_RAD = float(np.pi / np.sqrt(3))  # sigma of a phase that may be anything
+BLOCK = 64
 
 
-@dataclass(frozen=True, eq=False)
-class HalfScans:
-    """What two half scans say about the whole.
-
-    uncertainty  (H, W) float32 one sigma of the phase [rad]
-    frc50        where the Fourier ring correlation of the halves first falls below 1/2 [share of
-                 Nyquist]
+def repeated(scan: Scan, pattern: Callable[[int], Float], rng: Generator) -> Scan:
+    """Return the scan measured once more, `pattern` giving the counts (N, N) to expect for a row,
+    without its known objects.
     """
 
-    uncertainty: Float
-    frc50: float
+    def blocks() -> Iterator[Array]:
+        good = ~scan.bad_pixels
+        for start in range(0, len(scan), BLOCK):
+            rows = range(start, min(start + BLOCK, len(scan)))
+            yield rng.poisson(np.stack([pattern(k) for k in rows]) * good)
+
+    counts = mapped.made(blocks(), scan.counts.shape, np.dtype(np.uint32))
+    return replace(scan, counts=counts, object_guess=None, true_object=None)
+
+
+def sigma_of(
+    whole: ObjectImage, once: ObjectImage, twice: ObjectImage, misfit: float = 1.0
+) -> Float:
+    """Return one sigma of the phase of `whole` [rad], (H, W), from its repeat and the repeat of
+    that. `misfit` is by how much the measured patterns are explained worse than the repeated ones.
+    """
+    weight = whole.weight
+    first, second = (
+        local_difference(a.object, b.object, weight) for a, b in ((once, whole), (twice, once))
+    )
+    growth = np.clip(first / np.maximum(second, 1e-12), 1, LARGEST_GROWTH)
+    sigma = np.sqrt(max(misfit, 1.0)) * growth * first
+    known = weight > DARK * weight.max()
+    found: Float = np.where(known, np.minimum(sigma, UNKNOWN_RAD), UNKNOWN_RAD)
+    return found.astype(np.float32)
+
+
+def half_scan_frc50(first: ObjectImage, second: ObjectImage) -> float:
+    """Return where the Fourier ring correlation of two halves first falls below 1/2 [share of
+    Nyquist].
+
+    Raises `DataError` when nothing is illuminated in both.
+    """
+    weight = np.minimum(first.weight, second.weight)
+    return compare(first.object, second.object, weight).frc50
 
 
 def halves(positions_px: Double) -> tuple[Rows, Rows]:
     """Return the rows of two halves of the scan that both cover all of it."""
     order = compact_order(positions_px)
     return np.sort(order[0::2]), np.sort(order[1::2])
-
-
-def judge(first: ObjectImage, second: ObjectImage) -> HalfScans:
-    """Compare the objects of two half scans in the same frame.
-
-    Raises `DataError` when nothing is illuminated in both.
-    """
-    weight = np.minimum(first.weight, second.weight)
-    score = compare(first.object, second.object, weight)
-    sigma = FACTOR * local_difference(first.object, second.object, weight)
-    known = weight > DARK * weight.max()
-    sigma = np.where(known, np.minimum(sigma, UNKNOWN_RAD), UNKNOWN_RAD)
-    return HalfScans(sigma.astype(np.float32), score.frc50)
 
 
 def local_difference(first: Complex, second: Complex, weight: Float) -> Float:

@@ -39,7 +39,7 @@ def run(
             scan, network, backend=BACKEND, reconstruction=settings, runtime=runtime
         )
         yield State(last.number, last.image.object, last.probe, whole=True)
-        sweeps = int(1.4 * sweeps) + 1
+        sweeps = max(sweeps + 1, int(1.25 * sweeps))
 
 
 def _loaded(model: str) -> pipeline.Model | None:

@@ -120,7 +120,7 @@ def _tell_reconstruction(report: Report) -> None:
         )
     if 'phase_sigma_rad' in report:
         say(
-            f'half scans: phase known to {report["phase_sigma_rad"]:.3g} rad (median), alike up to '
+            f'phase known to {report["phase_sigma_rad"]:.3g} rad (median); half scans alike up to '
             f'{report["half_scan_frc50"]:.2f} of Nyquist (FRC 1/2)'
         )
 
