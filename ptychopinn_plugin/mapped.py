@@ -144,7 +144,7 @@ def _offset(below: MappedFile, array: Array) -> int:
 
 
 def _fill(block: Array, below: MappedFile, at: int) -> None:
-    left = block.data.cast('B')
+    left = _bytes_of(block)
     while left:
         done = os.preadv(below.file, [left], at)
         require(
@@ -157,6 +157,11 @@ def _fill(block: Array, below: MappedFile, at: int) -> None:
         left, at = left[done:], at + done
 
 
+def _bytes_of(block: Array) -> memoryview:
+    """Return the memory of a contiguous block; some types do not lend it as they are."""
+    return block.reshape(-1).view(np.uint8).data if block.nbytes else memoryview(b'')
+
+
 def _mapping(array: Array) -> MappedFile | None:
     base: Any = array
     while isinstance(base, np.ndarray):
@@ -166,7 +171,7 @@ def _mapping(array: Array) -> MappedFile | None:
 
 def _append(file: int, block: Array, at: int, size: int) -> int:
     """Write a block of an array of this size in all; return where it ends."""
-    data = block.data.cast('B')
+    data = _bytes_of(block)
     try:
         while data:
             os.lseek(file, at, os.SEEK_SET)

@@ -90,6 +90,21 @@ def test_patterns_without_a_position_are_left_out(small_scan, tmp_path):
     assert np.array_equal(scan.counts, small_scan.counts[40:])
 
 
+@pytest.mark.parametrize('dtype', ['>f4', '<u8', '>i2', np.longdouble, np.float16])
+@pytest.mark.parametrize('packed', [False, True])
+def test_any_kind_of_number(dtype, packed, small_scan, tmp_path):
+    """Long doubles do not lend their memory (found by fuzzing)."""
+    files.save_scan(small_scan, tmp_path)
+    with h5py.File(tmp_path / 'diffraction.h5', 'a') as h5:
+        del h5['patterns']
+        stored = np.minimum(small_scan.counts, 30_000).astype(dtype)
+        h5.create_dataset('patterns', data=stored, compression='gzip' if packed else None)
+    scan = files.load_scan(tmp_path, diffraction='counts')
+    assert mapped.place_of(scan.counts) is not None
+    assert np.array_equal(scan.counts, stored)
+    assert np.array_equal(scan.patterns(np.array([3, 90])), stored[[3, 90]])
+
+
 @pytest.mark.parametrize(
     'rows', [np.array([7, 3, 4, 100]), np.arange(120) % 2 == 0, np.zeros(0, int), np.arange(120)]
 )

@@ -87,7 +87,7 @@ def test_few_photons_are_regularised_more():
 
 
 def test_a_batch_keeps_its_patterns_apart(small_scan):
-    assert batch_size(small_scan) == 120 // 8
+    assert batch_size(small_scan) == 120 // 16
     few = replace(
         small_scan,
         counts=small_scan.counts[:9],
@@ -99,7 +99,14 @@ def test_a_batch_keeps_its_patterns_apart(small_scan):
 
 @pytest.mark.parametrize(
     ('side', 'patterns', 'size'),
-    [(16, 4000, 256), (16, 900, 112), (16, 120, 15), (128, 1100, 128), (256, 9000, 32)],
+    [
+        (16, 4000, 256),
+        (16, 900, 112),
+        (16, 120, 7),
+        (16, 256, 32),
+        (128, 1100, 128),
+        (256, 9000, 32),
+    ],
 )
 def test_batches_are_larger_on_a_gpu(side, patterns, size):
     counts = np.broadcast_to(np.ones((1, 1, 1), np.uint8), (patterns, side, side))
