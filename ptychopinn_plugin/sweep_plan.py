@@ -29,8 +29,6 @@ BRIGHT_PHOTONS = 1000.0  # under the beam, per pixel and pattern: the least for 
 LARGEST_BATCH = 32  # what stays in a CPU's cache
 # A GPU takes its time for a batch whatever its size, and the picture is the same: patterns, pixels.
 LARGEST_ON_GPU, MOST_PIXELS_ON_GPU = 256, 2**21
-# So many batches at least; more where patterns are few, and often sparse.
-BATCHES, FEW_PATTERNS, BATCHES_OF_FEW = 8, 256, 16
 # After these a network, where there is one, adds what it expects of an object, if the scan is
 # sparse; after the last it takes off noise. Oftener it would push the object away from what the
 # patterns say.
@@ -127,5 +125,4 @@ def batch_size(scan: Scan, *, on_gpu: bool = False) -> int:
     largest = LARGEST_BATCH
     if on_gpu:
         largest = max(largest, min(LARGEST_ON_GPU, MOST_PIXELS_ON_GPU // scan.side_px**2))
-    batches = BATCHES_OF_FEW if len(scan) < FEW_PATTERNS else BATCHES
-    return max(4, min(largest, len(scan) // batches))
+    return max(4, min(largest, len(scan) // 8))

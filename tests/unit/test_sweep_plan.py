@@ -87,7 +87,7 @@ def test_few_photons_are_regularised_more():
 
 
 def test_a_batch_keeps_its_patterns_apart(small_scan):
-    assert batch_size(small_scan) == 120 // 16
+    assert batch_size(small_scan) == 120 // 8
     few = replace(
         small_scan,
         counts=small_scan.counts[:9],
