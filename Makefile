@@ -58,7 +58,7 @@ test-other: $(OTHER_STAMP)
 	$(OTHER_VENV)/bin/python -m pip install --quiet --no-deps --force-reinstall .
 	rm -rf $(OTHER_TESTS)
 	mkdir -p $(OTHER_TESTS)
-	cp -r tests pyproject.toml $(OTHER_TESTS)
+	cp -r tests benchmarks pyproject.toml $(OTHER_TESTS)
 	cd $(OTHER_TESTS) && $(CURDIR)/$(OTHER_VENV)/bin/python -m pytest $(SIDE_BY_SIDE) tests/host tests/worker \
 		--ignore tests/host/test_contract_broken.py
 
