@@ -168,8 +168,9 @@ class TestInterruptedBetweenTheFiles:
 
     def test_who_insists_may_mix(self, folder):
         product = folder / 'product.h5'
-        if product.exists():
-            assert len(load_scan(folder, product=product)) > 0
+        if not product.exists():
+            pytest.skip('there is nothing to mix it with')
+        assert 0 < len(load_scan(folder, product=product)) <= 120
 
     def test_a_product_that_another_program_wrote_is_taken(self, folder, small_scan):
         with h5py.File(next(folder.glob('.*.part*')), 'a') as h5:
