@@ -4,6 +4,7 @@ crash   ends itself by a signal in the middle of the work
 killed  is killed as the system does for want of memory
 memory  wants too much of it
 exit    leaves without a word
+parent  leaves a child that holds its outputs
 hang    never says anything
 chatty  floods both outputs
 error   raises what nobody foresaw
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -42,6 +44,9 @@ def trouble():
     elif TROUBLE == 'memory':
         np.zeros(2**60, np.uint8)
     elif TROUBLE == 'exit':
+        os._exit(3)
+    elif TROUBLE == 'parent':
+        subprocess.Popen(['sleep', '5'])
         os._exit(3)
     elif TROUBLE == 'hang':
         while True:

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 COMMAND = (sys.executable, '-P', '-m', 'ptychopinn_plugin.worker.child')
 POLL_S = 0.05
 HEAR_S = 2.0  # for a child to say that it heard the stop
+LAST_LINES_S = 2.0  # for what a dead child wrote to arrive
 FINISH_S = 20.0  # for a stopped training to save its best model
 TAIL_BYTES = 16_384
 # Where libraries put temporary files: into the job's folder, which goes with the job.
@@ -165,8 +166,13 @@ class Run:
             try:
                 return self._lines.get(timeout=POLL_S)
             except queue.Empty:
-                # A grandchild may hold the pipe open after the child's death.
-                if self._process.poll() is not None and self._lines.empty():
+                if self._process.poll() is None:
+                    continue
+                # Its last lines may still be on their way; but a grandchild may hold the pipe
+                # open after the child's death, and then no end of them ever comes.
+                try:
+                    return self._lines.get(timeout=0 if self._killed else LAST_LINES_S)
+                except queue.Empty:
                     return None
 
     def _kill(self) -> None:

@@ -160,6 +160,34 @@ def test_a_child_that_dies_is_an_error_within_a_second(
         assert 'about to die' in caplog.text
 
 
+def test_lines_on_their_way_when_the_child_has_gone_are_not_lost(
+    reconstruction, toy_child, monkeypatch
+):
+    def listen(run):
+        run._process.wait(20)
+        for line in run._process.stdout:
+            time.sleep(3 * client.POLL_S)
+            run._lines.put(line)
+        run._lines.put(None)
+
+    monkeypatch.setattr(Run, '_listen', listen)
+    with Run(reconstruction) as run:
+        assert [e.number for e in run if isinstance(e, Sweep)] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='sleep')
+def test_the_death_of_a_child_whose_own_child_lives_on_is_told(
+    reconstruction, toy_child, monkeypatch
+):
+    monkeypatch.setenv('TOY_TROUBLE', 'parent')
+    with Run(reconstruction) as run:
+        run._process.wait(20)
+        died = time.monotonic()
+        with pytest.raises(WorkerError, match='exit code 3'):
+            list(run)
+        assert time.monotonic() - died < client.LAST_LINES_S + 1
+
+
 def test_an_error_of_the_child_is_raised_as_what_it_is(training, toy_child, tmp_path):
     bad = tmp_path / 'bad.npz'
     np.savez(bad, xcoords=np.zeros(3))
