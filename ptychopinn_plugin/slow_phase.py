@@ -28,7 +28,7 @@ SUMS = 5
 LARGEST_MOVE_PX = 1.0  # of a pattern, in one correction: beyond it |F| is not linear
 DAMPING = 1e-2  # of the mean squared slope: patterns without structure say nothing
 UNLIT = 1e-3  # of the brightest spot: darker parts keep their phase
-BATCH = 256
+BATCH = 32
 
 
 def ramp_sums(modulus: Float, miss: Float, good: Float | None = None) -> Float:
@@ -141,7 +141,9 @@ def first_phase(scan: Scan, probe: Complex) -> Float:
     sums = np.empty((len(scan), SUMS), np.float32)
     for start in range(0, len(scan), BATCH):
         rows = slice(start, start + BATCH)
-        miss = (amplitudes(scan.patterns(rows)) - modulus) * good
+        miss = amplitudes(scan.patterns(rows))
+        miss -= modulus
+        miss *= good
         # One predicted pattern for all: its slopes are taken once.
         sums[rows] = _sums_of_one(modulus, miss, good)
     return slow.phase(sums)

@@ -27,6 +27,8 @@ POISSON_FALL = 0.5
 REGULARISATION = (0.1, 0.5)  # of many and of few photons
 BRIGHT_PHOTONS = 1000.0  # under the beam, per pixel and pattern: the least for the former
 LARGEST_BATCH = 32  # what stays in a CPU's cache
+# Smaller batches take more steps a sweep: where sweeps are few, they get further.
+FEW_SWEEPS, BATCH_OF_FEW = 8, 24
 # A GPU takes its time for a batch whatever its size, and the picture is the same: patterns, pixels.
 LARGEST_ON_GPU, MOST_PIXELS_ON_GPU = 256, 2**21
 # After these a network, where there is one, adds what it expects of an object, if the scan is
@@ -69,14 +71,14 @@ def plan_sweep(
     number: int, total: int, *, slow_phase: bool = True, correct_positions: bool = False
 ) -> SweepPlan:
     """Return the plan of sweep `number` (from 1) of `total`."""
-    half = total // 2
+    half = (total + 1) // 2
     last = min(1.0, max(SMALLEST_PACE, SETTLING_SWEEPS / total))
-    share = max(0, number - half) / (total - half)
+    share = max(0, number - half) / max(1, total - half)
     moving = 1 < number < total and number <= MOMENTUM_SHARE * total
     return SweepPlan(
         pace=1 - (1 - last) * share,
         fall=1.0 if number <= half else POISSON_FALL,
-        correct=slow_phase and due(number) and number < total,
+        correct=slow_phase and due(number),
         momentum=MOMENTUM if moving else 0.0,
         network=NETWORK_LAST if number == total else float(number in NETWORK_SWEEPS),
         move=correct_positions and FIRST_MOVE <= number < total,
@@ -120,9 +122,9 @@ def regularisation(probe: Complex) -> float:
     return float(np.clip(low * BRIGHT_PHOTONS / photons, low, high))
 
 
-def batch_size(scan: Scan, *, on_gpu: bool = False) -> int:
-    """Return a batch size that keeps its patterns apart."""
-    largest = LARGEST_BATCH
+def batch_size(scan: Scan, sweeps: int, *, on_gpu: bool = False) -> int:
+    """Return a batch size that keeps its patterns apart, for so many sweeps."""
+    largest = BATCH_OF_FEW if sweeps <= FEW_SWEEPS else LARGEST_BATCH
     if on_gpu:
-        largest = max(largest, min(LARGEST_ON_GPU, MOST_PIXELS_ON_GPU // scan.side_px**2))
+        largest = max(LARGEST_BATCH, min(LARGEST_ON_GPU, MOST_PIXELS_ON_GPU // scan.side_px**2))
     return max(4, min(largest, len(scan) // 8))

@@ -121,7 +121,7 @@ class Sweeper:
         self.update_probe, self.weight = config.update_probe, start.weight
         self.rng = np.random.default_rng(config.seed)
         self.regularisation = regularisation(probe)
-        self.size = config.sweep_batch_size or batch_size(scan, on_gpu=on_gpu)
+        self.size = config.sweep_batch_size or batch_size(scan, config.sweeps, on_gpu=on_gpu)
         self.batches = _batches(scan, self.size, held)
         self.used = len(self.batches)
         if held is not None:

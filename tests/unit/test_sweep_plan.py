@@ -27,7 +27,7 @@ def plans(total, **more):
 @pytest.mark.parametrize('total', [1, 2, 3, 4, 5, 10, 20, 101])
 def test_steps_are_whole_and_then_shrink(total):
     paces = [p.pace for p in plans(total)]
-    assert paces[: total // 2] == [1.0] * (total // 2)
+    assert paces[: (total + 1) // 2] == [1.0] * ((total + 1) // 2)
     assert (np.diff(paces) <= 1e-12).all()
     assert paces[-1] == pytest.approx(min(1.0, max(0.1, 2 / total)))
     assert min(paces) >= 0.1 - 1e-12
@@ -35,6 +35,7 @@ def test_steps_are_whole_and_then_shrink(total):
 
 def test_the_settling_sweeps_follow_the_poisson_gradient():
     assert [p.fall for p in plans(6)] == [1, 1, 1, 0.5, 0.5, 0.5]
+    assert [p.fall for p in plans(5)] == [1, 1, 1, 0.5, 0.5]
 
 
 def test_short_runs_take_whole_steps():
@@ -49,7 +50,7 @@ def test_the_first_and_last_sweeps_are_not_pushed():
 
 def test_the_corrections_come_less_and_less_often():
     assert [k for k in range(40) if due(k)] == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32]
-    assert [k for k, p in enumerate(plans(8), 1) if p.correct] == [1, 2, 3, 4, 6]
+    assert [k for k, p in enumerate(plans(8), 1) if p.correct] == [1, 2, 3, 4, 6, 8]
     assert not any(p.correct for p in plans(8, slow_phase=False))
 
 
@@ -87,14 +88,14 @@ def test_few_photons_are_regularised_more():
 
 
 def test_a_batch_keeps_its_patterns_apart(small_scan):
-    assert batch_size(small_scan) == 120 // 8
+    assert batch_size(small_scan, 20) == batch_size(small_scan, 5) == 120 // 8
     few = replace(
         small_scan,
         counts=small_scan.counts[:9],
         positions_px=small_scan.positions_px[:9],
         scan_index=None,
     )
-    assert batch_size(few) == 4
+    assert batch_size(few, 20) == 4
 
 
 @pytest.mark.parametrize(
@@ -114,5 +115,6 @@ def test_batches_are_larger_on_a_gpu(side, patterns, size):
         positions_px=np.broadcast_to(np.full(2, side / 2), (patterns, 2)),
         probe=np.ones((1, side, side), np.complex64),
     )
-    assert batch_size(scan, on_gpu=True) == size
-    assert batch_size(scan) == min(size, 32)
+    assert batch_size(scan, 20, on_gpu=True) == batch_size(scan, 3, on_gpu=True) == size
+    assert batch_size(scan, 9) == min(size, 32)
+    assert batch_size(scan, 8) == min(size, 24)
