@@ -42,6 +42,7 @@ from .scaling import amplitudes
 from .scan import Complex, Float, Scan
 from .slow_phase import SlowPhase, mean_ramp, plane
 from .sweep_plan import (
+    FEW_SWEEPS,
     SweepPlan,
     batch_size,
     held_out,
@@ -121,6 +122,7 @@ class Sweeper:
         self.update_probe, self.weight = config.update_probe, start.weight
         self.rng = np.random.default_rng(config.seed)
         self.regularisation = regularisation(probe)
+        self.many = config.sweeps > FEW_SWEEPS
         self.size = config.sweep_batch_size or batch_size(scan, config.sweeps, on_gpu=on_gpu)
         self.batches = _batches(scan, self.size, held)
         self.used = len(self.batches)
