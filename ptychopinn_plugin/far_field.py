@@ -12,7 +12,7 @@ Letters as in `scan`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import copy
 
 import numpy as np
@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 
 from .geometry import windows
 from .grouping import Rows
+from .kernels import load
+from .kernels.plain import moduli
 from .result import ObjectImage
 from .scaling import amplitudes
-from .scan import Array, Complex, Float, Scan
+from .scan import Complex, Float, Scan
 from .shifted_probe import ShiftedProbe
-from .slow_phase import ramp_sums
 from .transforms import Transforms
 
 BATCH = 32
-Corners = Sequence[tuple[int, int]]
 
 
 class FarField:
@@ -38,6 +38,7 @@ class FarField:
         self.transforms, self.scan, self.side = transforms, scan, scan.side_px
         good = ~scan.bad_pixels
         self.good = None if good.all() else good.astype(np.float32)
+        self.kernels = load()
         self.shifted = ShiftedProbe(probe, transforms, signed=True)
         self._remember(size)
 
@@ -63,37 +64,19 @@ class FarField:
         """Return the probes (B, P, N, N), with their signs, for coefficients (B, K)."""
         return self.shifted.moved(coefficients)
 
-    def field(self, object_: Complex, corners: Corners, probes: Complex) -> Complex:
-        """Return N times the far field (B, P, N, N) of the windows at `corners`."""
-        waves, side = self.waves[: len(corners)], self.side
-        for wave, probe, (y, x) in zip(waves, probes, corners, strict=True):
-            np.multiply(object_[y : y + side, x : x + side], probe, out=wave)
+    def field(self, object_: Complex, corner_px: NDArray[np.int64], probes: Complex) -> Complex:
+        """Return N times the far field (B, P, N, N) of the windows at `corner_px` (B, 2)."""
+        waves = self.waves[: len(corner_px)]
+        self.kernels.illuminate(object_, corner_px, probes, waves)
         return self.transforms.fft2(waves)
 
     def moduli(self, field: Complex) -> Float:
         """Return the square root of the intensity, (B, P, N, N) -> (B, 1, N, N)."""
-        out = self.modulus[: len(field)]
-        if field.shape[1] == 1:
-            return np.abs(field, out=out)
-        np.add.reduce(field.real**2 + field.imag**2, axis=1, keepdims=True, out=out)
-        return np.sqrt(out, out=out)
+        return moduli(field, self.modulus[: len(field)])
 
     def ramps(self, modulus: Float, miss: Float) -> Float:
         """Return the `ramp_sums` (B, 5) of moduli and misses (B, 1, N, N)."""
-        return ramp_sums(modulus[:, 0], miss[:, 0], self.good)
-
-
-def merge(canvas: Array, corners: Corners, patches: Array) -> None:
-    """Add patches (B, N, N) to a canvas (H, W) at `corners`."""
-    side = patches.shape[-1]
-    for patch, (y, x) in zip(patches, corners, strict=True):
-        window = canvas[y : y + side, x : x + side]
-        np.add(window, patch, out=window)
-
-
-def corners_of(corner_px: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Return corners (B, 2) as plain numbers."""
-    return [(y, x) for y, x in corner_px.tolist()]
+        return self.kernels.ramps(modulus, miss, self.good)
 
 
 def predict(
@@ -107,17 +90,17 @@ def predict(
     and a function that predicts the pattern of a row in counts, (N, N).
     """
     place, rows = windows(scan, image.frame), np.arange(len(scan)) if rows is None else rows
-    far = FarField(transforms, scan, probe, BATCH)
+    far, object_ = FarField(transforms, scan, probe, BATCH), np.ascontiguousarray(image.object)
 
-    def moduli(part: Rows) -> Float:
+    def predicted(part: Rows) -> Float:
         probes = far.light(far.shifted.coefficients(place.shift_px[part]))
-        field = far.field(image.object, corners_of(place.corner_px[part]), probes)
+        field = far.field(object_, place.corner_px[part], probes)
         return far.moduli(field)
 
     error = 0.0
     for start in range(0, len(rows), BATCH):
         part = rows[start : start + BATCH]
-        found = moduli(part)
+        found = predicted(part)
         if far.good is not None:
             found *= far.good
         found -= far.measured(part)[:, None]
@@ -125,7 +108,7 @@ def predict(
         error += float(np.dot(flat, flat))
 
     def pattern(row: int) -> Float:
-        found: Float = (moduli(np.array([row]))[0, 0] / scan.side_px) ** 2
+        found: Float = (predicted(np.array([row]))[0, 0] / scan.side_px) ** 2
         return found
 
     return error / scan.side_px**2 / max(float(scan.totals[rows].sum()), 1), pattern

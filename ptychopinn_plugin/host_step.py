@@ -6,11 +6,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import compress
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .far_field import Corners, FarField, merge
+from .far_field import FarField
 from .grouping import Rows
 from .position_correction import shift_sums
 from .scan import Complex, Float
@@ -57,11 +57,10 @@ class Part:
 
     far: FarField
     slopes: FarField | None = None  # for the positions
-    deepest: tuple[float, Float] | None = None
     cut: slice = field(init=False)
     probes: Complex = field(init=False)
     power: Float = field(init=False)
-    crowded: list[bool] = field(init=False)
+    crowded: NDArray[np.bool_] = field(init=False)
     patches: Complex = field(init=False)
     error: float = field(init=False)
     ramps: Float | None = field(init=False)
@@ -119,7 +118,7 @@ class HostStep:
             if s.update_probe:
                 self._step_probe(parts)
         for part in parts:
-            merge(s.object, batch.corners[part.cut], part.patches)
+            self.far.kernels.merge(s.object, batch.corner_px[part.cut], part.patches)
         ramps = np.concatenate([p.ramps for p in parts]) if plan.correct else None
         moves = np.concatenate([p.moves for p in parts]) if plan.move else None
         return sum(p.error for p in parts) / s.side**2, ramps, moves
@@ -149,7 +148,7 @@ class HostStep:
     def _illuminate(self, number: int, part: Part) -> None:
         """Move the probes to the patterns of a part."""
         part.probes = part.far.light(self.coefficients[number][part.cut])
-        part.power = (part.probes.real**2 + part.probes.imag**2).sum(1)
+        part.power = part.far.kernels.powers(part.probes)
 
     def _merge_light(self, batch: Batch, parts: list[Part]) -> float:
         """Add the power up on a scratch canvas, whose size does not matter as it is wiped where it
@@ -158,25 +157,21 @@ class HostStep:
         crowded = batch.crowded(self.sweeper.side)
         for part in parts:
             part.crowded = crowded[part.cut]
-            corners = list(compress(batch.corners[part.cut], part.crowded))
-            merge(self.light, corners, part.power[part.crowded])
+            corner_px = batch.corner_px[part.cut][part.crowded]
+            self.far.kernels.merge(self.light, corner_px, part.power[part.crowded])
         return self.sweeper.regularisation * max(float(part.power.max()) for part in parts)
 
     def _wipe_light(self, batch: Batch, parts: list[Part]) -> None:
         side = self.sweeper.side
         for part in parts:
-            for y, x in compress(batch.corners[part.cut], part.crowded):
+            for y, x in batch.corner_px[part.cut][part.crowded].tolist():
                 self.light[y : y + side, x : x + side] = 0
 
-    def _share(self, part: Part, corners: Corners, floor: float | None) -> Float:
+    def _share(self, part: Part, corner_px: NDArray[np.int64], floor: float | None) -> Float:
         """Return 1 / ((1 - a) sum_j |P_j|^2 + a max|P|^2) on the windows of a part, (B, N, N)."""
         assert floor is not None
-        share, side = part.power, self.sweeper.side  # the power itself where a window is alone
-        for patch, (y, x) in compress(zip(share, corners, strict=True), part.crowded):
-            patch[:] = self.light[y : y + side, x : x + side]
-        share *= np.float32(1 - self.sweeper.regularisation)
-        share += np.float32(floor)
-        return np.reciprocal(share, out=share)
+        limits = 1 - self.sweeper.regularisation, floor
+        return part.far.kernels.shares(self.light, corner_px, part.crowded, part.power, limits)
 
     def _correct(
         self, number: int, plan: SweepPlan, part: Part, floor: float | None = None
@@ -185,48 +180,31 @@ class HostStep:
         the denominators are known.
         """
         s, far, batch = self.sweeper, part.far, self.sweeper.batches[number]
-        rows, corners = batch.rows[part.cut], batch.corners[part.cut]
+        rows, corner_px = batch.rows[part.cut], batch.corner_px[part.cut]
+        count = len(rows)
         if floor is None:
             part.probes = far.light(self.coefficients[number][part.cut])
         # Transforms without a norm are faster than unitary ones; the amplitudes carry the factor N.
-        wave = far.field(s.object, corners, part.probes)
-        modulus = far.moduli(wave)
+        wave = far.field(s.object, corner_px, part.probes)
+        waves, modulus, miss = far.waves[:count], far.modulus[:count], far.miss[:count]
         if self.measured is None:
-            miss = far.measured(rows)[:, None]
-            miss -= modulus
+            amplitude = far.measured(rows)
         else:
             amplitude = self.measured.get(number, part.cut, partial(far.measured, rows))
-            miss = np.subtract(amplitude[:, None], modulus, out=far.miss[: len(rows)])
-        if far.good is not None:
-            miss *= far.good
-        flat = miss.reshape(len(miss), -1)
-        part.error = float(np.einsum('bp,bp->b', flat, flat).sum(dtype=np.float64))
+        part.error = far.kernels.respond(
+            wave, amplitude, far.good, (plan.fall, plan.pace), waves, (modulus, miss),
+            keep=plan.correct or plan.move,
+        )  # fmt: skip
         part.ramps = far.ramps(modulus, miss) if plan.correct else None
         part.moves = (
             self._shift_sums(number, part, wave, modulus, miss, plan) if plan.move else None
         )
-        modulus += np.float32(1e-6)
-        miss /= modulus
-        if plan.fall < 1:
-            np.maximum(miss, self._deepest(part, plan.fall, len(rows)), out=miss)
-        if plan.pace < 1:
-            miss *= np.float32(plan.pace)
-        waves = far.waves[: len(rows)]
-        np.multiply(wave, miss, out=waves)
         change = self.transforms.ifft2(waves)
         if s.update_probe:
             self._share_probe(number, part, change)
-        np.conj(part.probes, out=waves)
-        waves *= change
-        part.patches = waves[:, 0] if waves.shape[1] == 1 else waves.sum(1)
-        share = partial(self._share, part, corners, floor)
-        part.patches *= share() if self.shares is None else self.shares.get(number, part.cut, share)
-
-    def _deepest(self, part: Part, fall: float, count: int) -> Float:
-        """Return -fall for every pixel: against one number, `maximum` takes five times as long."""
-        if part.deepest is None or part.deepest[0] != fall:
-            part.deepest = fall, np.full_like(part.far.miss, -fall)
-        return part.deepest[1][:count]
+        share = partial(self._share, part, corner_px, floor)
+        held = share() if self.shares is None else self.shares.get(number, part.cut, share)
+        part.patches = far.kernels.collect(change, part.probes, held, waves)
 
     def _shift_sums(
         self, number: int, part: Part, wave: Complex, modulus: Float, miss: Float, plan: SweepPlan
@@ -238,7 +216,7 @@ class HostStep:
             part.slopes = FarField(self.transforms, s.scan, modes, len(far.waves))
         slopes, batch = part.slopes, s.batches[number]
         probes = slopes.light(slopes.shifted.coefficients(batch.shift_px[part.cut]))
-        sloped = slopes.field(s.object, batch.corners[part.cut], probes)
+        sloped = slopes.field(s.object, batch.corner_px[part.cut], probes)
         sloped = sloped.reshape(len(wave), 2, *s.probe.shape)
         fallen = np.maximum(miss, np.float32(-plan.fall) * modulus)
         return shift_sums(wave, sloped, modulus[:, 0], fallen[:, 0], far.good)
@@ -247,19 +225,11 @@ class HostStep:
         """Take what the corrections of a part say of the probe modes: conj(O) times them, and
         |O|^2.
         """
-        s, corners = self.sweeper, self.sweeper.batches[number].corners[part.cut]
-        side, local = s.side, part.far.waves[: len(change)]
-        numbers = s.object.view(np.float32)
-        square = np.empty((side, 2 * side), np.float32)
-        density = np.zeros_like(square)
-        np.conj(change, out=local)  # and back again when there are few
-        for waves, (y, x) in zip(local, corners, strict=True):
-            waves *= s.object[y : y + side, x : x + side]
-            patch = numbers[y : y + side, 2 * x : 2 * (x + side)]
-            density += np.multiply(patch, patch, out=square)
+        s, corner_px = self.sweeper, self.sweeper.batches[number].corner_px[part.cut]
+        local = part.far.waves[: len(change)]
+        part.density = part.far.kernels.witness(s.object, corner_px, change, local)
         shares = self.far.shifted.shares(self.coefficients[number][part.cut], local, LOW)
         part.probe_shares = shares.conj()
-        part.density = density[:, 0::2] + density[:, 1::2]
 
     def _step_probe(self, parts: list[Part]) -> None:
         """Move the probe modes along the correction, shifted back to the probe's own place."""

@@ -23,7 +23,6 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -32,7 +31,7 @@ from scipy import fft
 
 from .canvas import Canvas
 from .config import ReconstructionConfig
-from .far_field import corners_of, predict
+from .far_field import predict
 from .geometry import Windows, windows
 from .grouping import Rows, spread_batches
 from .position_correction import Positions, shift_slopes
@@ -67,15 +66,10 @@ class Batch:
     corner_px: NDArray[np.int64]
     shift_px: Float
 
-    @cached_property
-    def corners(self) -> list[tuple[int, int]]:
-        """The corners as plain numbers."""
-        return corners_of(self.corner_px)
-
-    def crowded(self, side: int) -> list[bool]:
+    def crowded(self, side: int) -> NDArray[np.bool_]:
         """Tell which windows of this side overlap another of the batch."""
         apart = np.abs(self.corner_px[:, None] - self.corner_px).max(2)
-        near: list[bool] = ((apart < side).sum(1) > 1).tolist()
+        near: NDArray[np.bool_] = (apart < side).sum(1) > 1
         return near
 
 
