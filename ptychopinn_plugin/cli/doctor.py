@@ -11,7 +11,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from .. import __version__
+from .. import __version__, kernels
 from ..backends import registry
 from ..host import hook_file
 from .progress import say
@@ -32,6 +32,7 @@ def examine() -> dict[str, Any]:
         'platform': platform.platform(),
         'ptychodus': _version('ptychodus'),
         'hook': hook_file.examine(),
+        'kernels': kernels.load().name,
         'backends': {name: _backend(name) for name in registry.BACKENDS},
     }
     ready = [name for name, state in report['backends'].items() if state['ready']]
@@ -73,6 +74,13 @@ def _tell(report: dict[str, Any]) -> None:
         say(f'in Ptychodus: the plug-in is attached by {hook["path"]}')
     else:
         say(f'in Ptychodus: the plug-in is not attached. {hook["cure"]}')
+    if report['kernels'] == 'compiled':
+        say('sweeps on a processor: compiled kernels')
+    else:
+        say(
+            'sweeps on a processor: NumPy, which takes 1.2 to 1.6 times as long as the compiled '
+            'kernels that an installation makes where it finds a C compiler'
+        )
     for name, state in report['backends'].items():
         if state['ready']:
             versions = ', '.join(f'{k} {v}' for k, v in state['versions'].items())

@@ -74,6 +74,8 @@ class Compiled:
     def collect(self, change: Complex, probes: Complex, share: Float, scratch: Complex) -> Complex:
         """See `Plain`."""
         batch, modes, side = _shape(probes)
+        if side > self._largest:
+            return Plain().collect(change, probes, share, scratch)
         _at(scratch, np.complex64, probes.shape)
         patches: Complex = scratch.reshape(-1)[: batch * side**2].reshape(batch, side, side)
         self._collect(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -232,10 +233,12 @@ def test_doctor_finds_the_plugin_attached():
 
 
 @pytest.mark.slow
-def test_the_wheel_carries_the_hook(tmp_path):
+@pytest.mark.parametrize('pure', [False, True])
+def test_the_wheel_carries_the_hook(tmp_path, monkeypatch, pure):
     root = Path(__file__).parents[2]
     if not (root / 'ptychopinn_plugin').is_dir():
         pytest.skip('the wheel is built from the checkout')
+    monkeypatch.setenv('PTYCHOPINN_PLUGIN_PURE', '1' if pure else '0')
     subprocess.run(
         [sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--wheel-dir', tmp_path,
          root],
@@ -244,7 +247,12 @@ def test_the_wheel_carries_the_hook(tmp_path):
     import zipfile
 
     (wheel,) = tmp_path.glob('*.whl')
+    compiled = not pure and sys.platform != 'win32' and shutil.which('cc') is not None
+    assert wheel.name.endswith('-none-any.whl') is not compiled
     with zipfile.ZipFile(wheel) as archive:
+        assert ('ptychopinn_plugin/kernels/_kernels.so' in archive.namelist()) is compiled
+        tags = archive.read(next(n for n in archive.namelist() if n.endswith('/WHEEL'))).decode()
+        assert 'Root-Is-Purelib: true' in tags  # the hook lies beside Ptychodus
         assert 'ptychopinn_plugin/host/shim.py' in archive.namelist()
         hook = archive.read(f'ptychodus/plugins/{hook_file.HOOK_FILE}')
         assert 'ptychodus/__init__.py' not in archive.namelist()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ptychopinn_plugin import reference
-from ptychopinn_plugin.far_field import BATCH, FarField, corners_of, merge, predict
+from ptychopinn_plugin.far_field import BATCH, FarField, predict
 from ptychopinn_plugin.geometry import windows
 from ptychopinn_plugin.result import ObjectImage
 from ptychopinn_plugin.scaling import normalised_probe
@@ -76,21 +76,13 @@ def test_ramps_are_those_of_the_detector(scan, image):
     far = FarField(PLAIN, scan, normalised_probe(scan), 4)
     at, rows = windows(scan), np.arange(4)
     probes = far.light(far.shifted.coefficients(at.shift_px[rows]))
-    modulus = far.moduli(far.field(image.object, corners_of(at.corner_px[rows]), probes)).copy()
+    modulus = far.moduli(far.field(image.object, at.corner_px[rows], probes)).copy()
     miss = far.measured(rows)[:, None] - modulus * (1 if far.good is None else far.good)
     wanted_modulus = np.sqrt(expected(scan, image)[rows]).astype(np.float32) * scan.side_px
     good = (~scan.bad_pixels).astype(np.float32)
     wanted_miss = (np.sqrt(scan.counts[rows]) * scan.side_px - wanted_modulus) * good
     wanted = ramp_sums(wanted_modulus, wanted_miss.astype(np.float32), good)
     assert close(far.ramps(modulus, miss), wanted)
-
-
-def test_merging_adds_where_patches_overlap():
-    canvas = np.zeros((5, 6), np.float32)
-    merge(canvas, [(0, 0), (1, 2)], np.ones((2, 3, 3), np.float32))
-    assert canvas.sum() == 18
-    assert (canvas[1:3, 2] == 2).all()
-    assert canvas[4].sum() == 0
 
 
 def test_a_damaged_pixel_changes_nothing(scan, image):

@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ptychopinn_plugin import host_step, reference
+from ptychopinn_plugin import far_field, host_step, kernels, reference
 from ptychopinn_plugin.config import ReconstructionConfig
+from ptychopinn_plugin.kernels.plain import Plain
 from ptychopinn_plugin.result import ObjectImage
 from ptychopinn_plugin.scan import Scan
 from ptychopinn_plugin.simulate.probes import make_probe
@@ -19,6 +20,14 @@ from ptychopinn_plugin.transforms import PLAIN
 
 SIDE = 32
 PLAN = SweepPlan(pace=0.8, momentum=0.0, correct=True, fall=0.5, network=0.0, move=True)
+
+
+@pytest.fixture(autouse=True, params=['compiled', 'numpy'])
+def kernel(request, monkeypatch):
+    chosen = kernels.load() if request.param == 'compiled' else Plain()
+    if chosen.name != request.param:
+        pytest.skip('no C compiler made the library')
+    monkeypatch.setattr(far_field, 'load', lambda: chosen)
 
 
 @pytest.fixture

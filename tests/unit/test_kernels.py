@@ -1,0 +1,236 @@
+"""The compiled kernels against NumPy's, and what becomes of a library that does not fit."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ptychopinn_plugin import kernels
+from ptychopinn_plugin.kernels import library
+from ptychopinn_plugin.kernels.compiled import Compiled
+from ptychopinn_plugin.kernels.plain import Plain
+
+PLAIN = Plain()
+FOUND = library.found()
+needs_library = pytest.mark.skipif(FOUND is None, reason='no C compiler made the library')
+SIZES = {
+    'batch': st.integers(1, 5),
+    'modes': st.integers(1, 3),
+    'side': st.sampled_from([2, 4, 6, 16, 34, 64]),
+    'seed': st.integers(0, 2**32 - 1),
+}
+
+
+@pytest.fixture(scope='module')
+def compiled():
+    return Compiled(FOUND)
+
+
+class Drawn:
+    """Arrays of one size, and corners on a canvas that is barely larger than a window."""
+
+    def __init__(self, batch, modes, side, seed):
+        self.rng = rng = np.random.default_rng(seed)
+        self.shape, self.one = (batch, modes, side, side), (batch, side, side)
+        self.canvas = side + int(rng.integers(0, 5)), side + int(rng.integers(0, 9))
+        room = np.array(self.canvas) - side + 1
+        self.corner_px = rng.integers(0, room, (batch, 2))
+
+    def real(self, shape=None):
+        return self.rng.uniform(0.1, 3, shape or self.one).astype(np.float32)
+
+    def waves(self, shape=None):
+        shape = shape or self.shape
+        return (self.rng.normal(size=(*shape, 2)) @ [1, 1j]).astype(np.complex64)
+
+
+def close(a, b):
+    return np.abs(a - b).max() <= 2e-5 * max(np.abs(b).max(), 1e-30)
+
+
+@needs_library
+@settings(max_examples=60, deadline=None)
+@given(**SIZES, good=st.booleans(), keep=st.booleans(), fall=st.sampled_from([1.0, 0.5, 0.3]))
+def test_responses_are_the_same(compiled, batch, modes, side, seed, good, keep, fall):
+    d = Drawn(batch, modes, side, seed)
+    field, amplitude = d.waves(), d.real()
+    field[0, :, 0, 0] = 0  # no light: nothing to scale
+    mask = (d.rng.random((side, side)) > 0.2).astype(np.float32) if good else None
+    one, made = (batch, 1, side, side), []
+    for k in (PLAIN, compiled):
+        out, seen = np.empty_like(field), (np.empty(one, np.float32), np.empty(one, np.float32))
+        limits = (fall, 0.7 if fall < 1 else 1.0)
+        error = k.respond(field, amplitude, mask, limits, out, seen, keep=keep)
+        made.append((error, out, *(seen if keep else ())))
+    assert made[0][0] == pytest.approx(made[1][0], rel=1e-5)
+    for a, b in zip(made[1][1:], made[0][1:], strict=True):
+        assert close(a, b)
+
+
+@needs_library
+@settings(max_examples=60, deadline=None)
+@given(**SIZES)
+def test_what_meets_a_canvas_is_the_same(compiled, batch, modes, side, seed):
+    d = Drawn(batch, modes, side, seed)
+    object_, probes, change = d.waves(d.canvas), d.waves(), d.waves()
+    for name in ('illuminate', 'witness'):
+        made = []
+        for k in (PLAIN, compiled):
+            out = np.empty_like(probes)
+            density = getattr(k, name)(object_, d.corner_px, probes, out)
+            made.append((out, density))
+        assert close(made[1][0], made[0][0])
+        assert name == 'illuminate' or close(made[1][1], made[0][1])
+    made = [k.collect(change, probes, s, np.empty_like(probes)) for k in (PLAIN, compiled)
+            for s in [Drawn(batch, modes, side, seed).real()]]  # fmt: skip
+    assert close(made[1], made[0])
+    for canvas, patches in ((object_, d.waves(d.one)), (d.real(d.canvas), d.real())):
+        made = [canvas.copy(), canvas.copy()]
+        PLAIN.merge(made[0], d.corner_px, patches)
+        compiled.merge(made[1], d.corner_px, patches)
+        np.testing.assert_array_equal(made[1], made[0])
+
+
+@needs_library
+@settings(max_examples=60, deadline=None)
+@given(**SIZES, good=st.booleans())
+def test_powers_shares_and_ramps_are_the_same(compiled, batch, modes, side, seed, good):
+    d = Drawn(batch, modes, side, seed)
+    probes, light, crowded = d.waves(), d.real(d.canvas), d.rng.random(batch) > 0.5
+    power = [k.powers(probes) for k in (PLAIN, compiled)]
+    assert close(power[1], power[0])
+    made = [k.shares(light, d.corner_px, crowded, p.copy(), (0.7, 0.3))
+            for k, p in zip((PLAIN, compiled), power, strict=True)]  # fmt: skip
+    assert close(made[1], made[0])
+    mask = (d.rng.random((side, side)) > 0.2).astype(np.float32) if good else None
+    one = (batch, 1, side, side)
+    modulus, miss = d.real(one), d.waves(one).real.copy() * (1 if mask is None else mask)
+    made = [k.ramps(modulus, miss, mask) for k in (PLAIN, compiled)]
+    scale = np.abs(made[0]).max() + side**2  # sums of signs cancel
+    assert np.abs(made[1] - made[0]).max() < 1e-5 * scale
+
+
+@pytest.mark.parametrize('kernel', [PLAIN, *([] if FOUND is None else [Compiled(FOUND)])])
+def test_merging_adds_where_patches_overlap(kernel):
+    canvas = np.zeros((5, 6), np.float32)
+    kernel.merge(canvas, np.array([[0, 0], [1, 2]]), np.ones((2, 3, 3), np.float32))
+    assert canvas.sum() == 18
+    assert (canvas[1:3, 2] == 2).all()
+    assert canvas[4].sum() == 0
+
+
+@needs_library
+@pytest.mark.parametrize('place', [(-1, 0), (0, -1), (3, 0), (0, 4), (2**62, 0)])
+def test_a_window_beside_the_canvas_is_refused(compiled, place):
+    d = Drawn(2, 1, 8, 0)
+    canvas, corner_px = d.waves((10, 11)), np.array([[0, 0], place])
+    before, out = canvas.copy(), np.zeros(d.shape, np.complex64)
+    light, density = d.real((10, 11)), d.real()
+    crowded = np.ones(2, bool)
+    for act in (
+        lambda: compiled.merge(canvas, corner_px, d.waves(d.one)),
+        lambda: compiled.illuminate(canvas, corner_px, d.waves(), out),
+        lambda: compiled.witness(canvas, corner_px, d.waves(), out),
+        lambda: compiled.shares(light, corner_px, crowded, density, (1.0, 1.0)),
+    ):
+        with pytest.raises(IndexError, match='does not lie on a canvas'):
+            act()
+    np.testing.assert_array_equal(canvas, before)
+    assert not out.any()
+
+
+@needs_library
+def test_memory_that_is_not_what_c_expects_is_refused(compiled):
+    d = Drawn(2, 1, 8, 0)
+    canvas, probes, out = d.waves(d.canvas), d.waves(), np.empty(d.shape, np.complex64)
+    for wrong in (
+        (canvas.astype(np.complex128), d.corner_px, probes, out),
+        (canvas, d.corner_px.astype(np.int32), probes, out),
+        (canvas, d.corner_px[:1], probes, out),
+        (canvas, d.corner_px, probes, out[:1]),
+        (canvas, d.corner_px, probes[..., ::-1], out),
+        (np.asfortranarray(canvas), d.corner_px, probes, out),
+    ):
+        with pytest.raises(ValueError, match='Expected'):
+            compiled.illuminate(*wrong)
+
+
+@needs_library
+def test_what_is_no_number_stays_none(compiled):
+    d = Drawn(1, 1, 8, 0)
+    field, amplitude = d.waves(), d.real()
+    field[0, 0, 2, 3] = np.nan
+    seen = np.empty((1, 1, 8, 8), np.float32), np.empty((1, 1, 8, 8), np.float32)
+    out = np.empty_like(field)
+    assert np.isnan(compiled.respond(field, amplitude, None, (0.5, 0.5), out, seen, keep=False))
+    assert np.isnan(out[0, 0, 2, 3])
+    assert np.isfinite(out).sum() == 63
+
+
+@needs_library
+def test_the_largest_side_and_more(compiled, monkeypatch):
+    d = Drawn(1, 2, 16, 0)
+    field, amplitude, change, share = d.waves(), d.real(), d.waves(), d.real()
+    seen = np.empty((1, 1, 16, 16), np.float32), np.empty((1, 1, 16, 16), np.float32)
+    made = []
+    for largest in (16, 15):  # as if the rows did not fit the library's memory
+        monkeypatch.setattr(compiled, '_largest', largest)
+        out = np.empty_like(field)
+        compiled.respond(field, amplitude, None, (1.0, 1.0), out, seen, keep=False)
+        made.append((out, compiled.collect(change, field, share, np.empty_like(field))))
+    assert close(made[0][0], made[1][0])
+    assert close(made[0][1], made[1][1])
+
+
+@pytest.mark.skipif(sys.platform == 'win32' or not shutil.which('cc'), reason='no compiler')
+def test_where_there_is_a_compiler_the_library_was_made():
+    assert kernels.load().name == 'compiled'
+
+
+def test_without_a_library_numpy_does_it(monkeypatch):
+    monkeypatch.setattr(kernels, 'found', lambda: None)
+    assert kernels.load.__wrapped__().name == 'numpy'
+
+
+def test_a_library_that_does_not_load_is_told(tmp_path, caplog):
+    assert library.found(tmp_path) is None
+    assert not caplog.records
+    (tmp_path / library.NAME).write_bytes(b'no library')
+    with caplog.at_level(logging.WARNING):
+        assert library.found(tmp_path) is None
+    assert 'cannot be loaded, so NumPy does its work' in caplog.text
+
+
+@pytest.mark.skipif(sys.platform == 'win32' or not shutil.which('cc'), reason='no compiler')
+@pytest.mark.parametrize(
+    ('source', 'told'),
+    [
+        ('long long version(void) { return 99; }', 'is of version 99, not'),
+        ('int other(void) { return 0; }', 'cannot be loaded'),
+    ],
+)
+def test_another_library_is_told(tmp_path, caplog, source, told):
+    file = tmp_path / 'other.c'
+    file.write_text(source)
+    target = tmp_path / library.NAME
+    subprocess.run(['cc', '-shared', '-fPIC', '-o', str(target), str(file)], check=True, timeout=60)
+    with caplog.at_level(logging.WARNING):
+        assert library.found(tmp_path) is None
+    assert told in caplog.text
+
+
+@needs_library
+def test_loading_the_library_changes_nothing_for_the_process():
+    """A library linked with -ffast-math would flush denormals everywhere."""
+    file = str(Path(library.__file__).parent / library.NAME)
+    code = f'import ctypes, numpy as np; ctypes.CDLL({file!r}); print(np.float32(1e-40) * 1)'
+    done = subprocess.run([sys.executable, '-c', code], check=True, timeout=60, capture_output=True)
+    assert float(done.stdout) > 0
