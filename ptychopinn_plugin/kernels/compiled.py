@@ -6,7 +6,7 @@ C takes what it is given for what it should be, so everything is checked here fi
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from ..scan import Array, Complex, Float
 from .plain import Bits, Corners, Plain
 
 POINTER, INTEGER, FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+BYTE = ctypes.c_char
 OUTSIDE = 'A window of side {} at {} does not lie on a canvas of {}'
 
 
@@ -164,5 +165,7 @@ def _at(values: Array, kind: Any, shape: tuple[int, ...] | None = None) -> int:
         raise ValueError(f'Expected contiguous {kind.__name__}, not {values.dtype}')
     if shape is not None and values.shape != shape:
         raise ValueError(f'Expected the shape {shape}, not {values.shape}')
+    if values.size and values.flags.writeable:
+        return ctypes.addressof(BYTE.from_buffer(cast('bytearray', values)))  # a fifth of the time
     address: int = values.ctypes.data
     return address
