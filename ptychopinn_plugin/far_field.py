@@ -37,7 +37,7 @@ class FarField:
     def __init__(self, transforms: Transforms, scan: Scan, probe: Complex, size: int) -> None:
         self.transforms, self.scan, self.side = transforms, scan, scan.side_px
         good = ~scan.bad_pixels
-        self.good = None if good.all() else good.astype(np.float32)
+        self.good = None if good.all() else good.astype(np.float32, order='C')
         self.kernels = load()
         self.shifted = ShiftedProbe(probe, transforms, signed=True)
         self._remember(size)
@@ -55,7 +55,8 @@ class FarField:
 
     def measured(self, rows: Rows) -> Float:
         """Return the amplitudes times N, (B, N, N), of patterns; zero on bad pixels."""
-        found = amplitudes(self.scan.patterns(rows)) * np.float32(self.side)
+        found = np.ascontiguousarray(amplitudes(self.scan.patterns(rows)))  # of flipped views too
+        found *= np.float32(self.side)
         if self.good is not None:
             found *= self.good
         return found

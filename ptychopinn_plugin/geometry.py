@@ -36,7 +36,7 @@ def windows_at(positions_px: Double, side_px: int, frame: Frame) -> Windows:
     """Return the windows of patterns at positions (M, 2) in `frame`."""
     corner = positions_px - (side_px - 1) / 2 - np.asarray(frame.origin_px)
     whole = np.rint(corner)
-    return Windows(whole.astype(np.int64), (corner - whole).astype(np.float32))
+    return Windows(whole.astype(np.int64, order='C'), (corner - whole).astype(np.float32))
 
 
 def pixel_size_m(
