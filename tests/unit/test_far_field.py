@@ -72,17 +72,6 @@ def test_amplitudes_lie_where_the_detector_has_them(scan):
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
-def test_arrays_may_lie_in_any_order(scan, image):
-    other = np.asfortranarray
-    turned = replace(
-        scan, counts=other(scan.counts), bad_pixels=other(scan.bad_pixels),
-        probe=other(scan.probe), positions_px=other(scan.positions_px),
-    )  # fmt: skip
-    probe, wanted = normalised_probe(scan), predict(PLAIN, scan, image, normalised_probe(scan))[0]
-    found = predict(PLAIN, turned, replace(image, object=other(image.object)), other(probe))[0]
-    assert found == pytest.approx(wanted, rel=1e-6)
-
-
 def test_ramps_are_those_of_the_detector(scan, image):
     far = FarField(PLAIN, scan, normalised_probe(scan), 4)
     at, rows = windows(scan), np.arange(4)

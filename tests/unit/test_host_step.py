@@ -104,6 +104,20 @@ def test_threads_change_nothing(scan, threads, monkeypatch):
     assert (alone.positions.px != scan.positions_px).any()
 
 
+def test_arrays_may_lie_in_any_order(scan):
+    def other(values):
+        return np.ascontiguousarray(values.swapaxes(-1, -2)).swapaxes(-1, -2)
+
+    turned = replace(
+        scan, counts=other(scan.counts), bad_pixels=other(scan.bad_pixels),
+        probe=other(scan.probe), positions_px=other(scan.positions_px),
+    )  # fmt: skip
+    settings = {'update_probe': True, 'correct_positions': True}
+    a, b = made(scan, **settings), made(turned, **settings)
+    assert b.sweep(PLAN) == pytest.approx(a.sweep(PLAN), rel=1e-6)
+    assert np.linalg.norm(a.object - b.object) < 1e-5 * np.linalg.norm(a.object)
+
+
 def test_small_batches_stay_in_one_thread(scan):
     assert len(made(scan, 8).step.parts) == 1
 
