@@ -10,6 +10,7 @@ PTYCHOPINN_PLUGIN_PURE=1 in the environment, the wheel is pure Python and NumPy 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -66,15 +67,15 @@ class BuildHook(BuildHookInterface):
 
     def _compiled(self) -> Path | None:
         """Return the library, or None where it cannot be made."""
-        compiler = shutil.which(os.environ.get('CC', 'cc'))
+        compiler = shlex.split(os.environ.get('CC', '')) or ['cc']
         if os.environ.get('PTYCHOPINN_PLUGIN_PURE') == '1' or sys.platform == 'win32':
             return None
-        if compiler is None:
+        if shutil.which(compiler[0]) is None:
             self.app.display_warning('There is no C compiler: NumPy takes the place of the kernels')
             return None
         made = self._folder / LIBRARY
         source = Path(self.root) / KERNELS / 'kernels.c'
-        command = [compiler, *FLAGS, '-o', str(made), str(source), '-lm']
+        command = [*compiler, *FLAGS, '-o', str(made), str(source), '-lm']
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
         if done.returncode:
             self.app.display_warning(

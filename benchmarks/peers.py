@@ -310,8 +310,10 @@ def draw(results: dict[str, dict[str, Entry]], path: Path) -> None:
     for column in range(columns):
         shown = [axes for axes in grid[:, column] if axes.get_visible()]
         shown[-1].set_xlabel('seconds of computing')
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    fitting = min(len(labels), int(1.6 * columns))
+    drawn = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in grid.ravel()]
+    found = {label: handle for pairs in drawn for handle, label in pairs}
+    labels, handles = list(found), list(found.values())
+    fitting = max(1, min(len(labels), int(1.6 * columns)))
     figure.legend(handles, labels, loc='outside upper center', ncols=fitting, frameon=False)
     figure.savefig(path, dpi=130)
 
@@ -320,11 +322,12 @@ def _panel(axes: Any, case: str, entries: dict[str, Entry]) -> None:
     low = 1.0
     for number, (name, contender) in enumerate(CONTENDERS.items()):
         rows = entries.get(name, {'rows': []})['rows']
+        if not rows:
+            continue
         x, y = [max(r['seconds'], 1e-3) for r in rows], [r['phase_ssim'] for r in rows]
         style = {'linewidth': 2.4, 'zorder': 3} if name == OURS else {'linewidth': 1.4}
         axes.plot(x, y, color=f'C{number}', label=contender.label, **style)
-        if rows:
-            axes.plot(x[-1], y[-1], 'o', markersize=3, color=f'C{number}')
+        axes.plot(x[-1], y[-1], 'o', markersize=3, color=f'C{number}')
         low = min(low, *y, 1.0)
     for target in TARGETS:
         axes.axhline(target, linewidth=0.6, color='0.6', linestyle=':')
