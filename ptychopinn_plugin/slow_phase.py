@@ -11,6 +11,10 @@ and Poisson's equation turns the field of gradients into a phase (free borders, 
 transforms). Exact for a phase that is linear under the probe; what is left is fine detail, which
 the sweeps see. Five sums per pattern are all it needs, so it costs a few percent of a sweep.
 
+What moves patterns otherwise (a beam that points elsewhere, a wrong probe or position) is no
+gradient of a phase: half of such a field is curl, which no phase can have. So in every band of
+wavelengths the curl tells how much of the divergence to believe.
+
 Letters as in `scan`; the modulus and the miss may carry any common factor.
 """
 
@@ -27,6 +31,9 @@ from .scan import Array, Complex, Double, Float, Scan
 SUMS = 5
 LARGEST_MOVE_PX = 1.0  # of a pattern, in one correction: beyond it |F| is not linear
 DAMPING = 1e-2  # of the mean squared slope: patterns without structure say nothing
+DOUBT = 0.5  # of as much divergence as there is curl; more slows sound scans, see RESEARCH.md
+BANDS_PER_OCTAVE = 2
+JUDGED = 0.1  # of the brightest spot: where the curl is looked at
 UNLIT = 1e-3  # of the brightest spot: darker parts keep their phase
 BATCH = 32
 
@@ -57,6 +64,7 @@ class SlowPhase:
         self.shape, self.side = shape, probe.shape[-1]
         self._grid = (fft.next_fast_len(shape[0], True), fft.next_fast_len(shape[1], True))
         self.move(corner_px)
+        self._band = _bands(shape)
         power = (np.abs(probe) ** 2).sum(0)
         self._power = fft.rfft2((power / power.max()).astype(np.float32), self._grid)
 
@@ -64,12 +72,34 @@ class SlowPhase:
         """Put the patterns elsewhere, (M, 2)."""
         self._place = np.ravel_multi_index((corner_px[:, 0], corner_px[:, 1]), self._grid)
 
-    def phase(self, sums: Array) -> Float:
-        """Return the phase (H, W) [rad] to add to the object, for the `ramp_sums` (M, 5)."""
+    def phase(self, sums: Array, *, doubting: bool = True) -> Float:
+        """Return the phase (H, W) [rad] to add to the object, for the `ramp_sums` (M, 5); without
+        `doubting` all of the displacements are taken for the object's.
+        """
         ramps, known = self.ramps(sums)
         light, *field = (self._spread(v) for v in (known, known * ramps[:, 0], known * ramps[:, 1]))
         light = np.maximum(light, 0) + np.float32(max(UNLIT * float(light.max()), 1e-30))
-        return integrate(field[0] / light, field[1] / light)
+        slope_y, slope_x = field[0] / light, field[1] / light
+        waves = potential(slope_y, slope_x)
+        if doubting:
+            waves *= self._believed(slope_y, slope_x, light > JUDGED * float(light.max()))
+        phase: Float = fft.idctn(waves, norm='ortho')
+        return phase
+
+    def _believed(self, slope_y: Float, slope_x: Float, lit: Array) -> Float:
+        """Return by what share to believe each wave of the potential of slopes, (H, W)."""
+        own_y, own_x = ((s - s[lit].mean()) * lit for s in (slope_y, slope_x))
+        along, across = (
+            self._by_band(potential(*pair)) for pair in ((own_y, own_x), (-own_x, own_y))
+        )
+        share = np.clip(1 - DOUBT * across / np.maximum(along, 1e-30), 0, 1)
+        believed: Float = share.astype(np.float32)[self._band]
+        return believed
+
+    def _by_band(self, spectrum: Float) -> Double:
+        """Return the power of the gradient of a potential in every band and half its neighbours."""
+        power = spectrum**2 * -_laplacian(spectrum.shape)
+        return np.convolve(np.bincount(self._band.ravel(), power.ravel()), [0.5, 1, 0.5], 'same')
 
     def ramps(self, sums: Array) -> tuple[Double, Double]:
         """Return the missing ramps (M, 2) (y, x) [rad/px] and how well each is known (M,)."""
@@ -91,9 +121,9 @@ class SlowPhase:
         return np.asarray(spread[: self.shape[0], : self.shape[1]])
 
 
-def integrate(slope_y: Float, slope_x: Float) -> Float:
-    """Return the phase (H, W), mean zero, whose gradient is nearest to the slopes [rad/px], each
-    (H, W).
+def potential(slope_y: Float, slope_x: Float) -> Float:
+    """Return the cosines (H, W) of the phase, mean zero, whose gradient is nearest to the slopes
+    [rad/px], each (H, W).
     """
     height, width = slope_y.shape
     inner_y, inner_x = (slope_y[1:] + slope_y[:-1]) / 2, (slope_x[:, 1:] + slope_x[:, :-1]) / 2
@@ -102,13 +132,34 @@ def integrate(slope_y: Float, slope_x: Float) -> Float:
     divergence[1:] -= inner_y
     divergence[:, :-1] += inner_x
     divergence[:, 1:] -= inner_x
-    y, x = (2 * np.cos(np.pi * np.arange(n) / n) - 2 for n in (height, width))
-    laplacian = (y[:, None] + x).astype(np.float32)
-    laplacian[0, 0] = 1
-    spectrum = fft.dctn(divergence) / laplacian
+    spectrum: Float = fft.dctn(divergence, norm='ortho') / _laplacian((height, width))
     spectrum[0, 0] = 0
-    phase: Float = fft.idctn(spectrum)
+    return spectrum
+
+
+def integrate(slope_y: Float, slope_x: Float) -> Float:
+    """Return the phase (H, W), mean zero, whose gradient is nearest to the slopes [rad/px], each
+    (H, W).
+    """
+    phase: Float = fft.idctn(potential(slope_y, slope_x), norm='ortho')
     return phase
+
+
+def _laplacian(shape: tuple[int, ...]) -> Float:
+    """Return the eigenvalues (H, W) of the Laplacian with free borders; -1 for the mean."""
+    y, x = (2 * np.cos(np.pi * np.arange(n) / n) - 2 for n in shape)
+    values: Float = (y[:, None] + x).astype(np.float32)
+    values[0, 0] = -1
+    return values
+
+
+def _bands(shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return the band of wavelengths of each cosine, (H, W); the mean is in the first."""
+    y, x = (np.arange(n) / n for n in shape)
+    wave = np.hypot(y[:, None], x) * max(shape)  # half waves across the longer side
+    wave[0, 0] = 1
+    made: NDArray[np.uint8] = np.floor(BANDS_PER_OCTAVE * np.log2(wave)).astype(np.uint8)
+    return made
 
 
 def mean_ramp(object_: Complex, weight: Float) -> tuple[float, float]:
@@ -146,7 +197,7 @@ def first_phase(scan: Scan, probe: Complex) -> Float:
         miss *= good
         # One predicted pattern for all: its slopes are taken once.
         sums[rows] = _sums_of_one(modulus, miss, good)
-    return slow.phase(sums)
+    return slow.phase(sums, doubting=False)  # a first guess, judged by the patterns as a whole
 
 
 def _sums_of_one(modulus: Float, miss: Float, good: Float) -> Float:

@@ -130,6 +130,40 @@ def test_the_first_phase_is_the_wave(settings):
     assert miss.std() < 0.25 * wave.std()
 
 
+def spread_ramps(ramps_of):
+    """Return the phases, with and without doubt, of ramps (M, 2) [rad/px] on a raster."""
+    probe = make_probe('gaussian', N, 1).astype(np.complex64)
+    raster = np.arange(0, 193, 4)
+    corner_px = np.stack(np.meshgrid(raster, raster, indexing='ij'), -1).reshape(-1, 2)
+    made = SlowPhase(corner_px, probe, (192 + N, 192 + N))
+    move = ramps_of(corner_px) * N / (2 * np.pi)
+    ones = np.ones(len(move))
+    sums = np.stack([*(-move.T / 2), ones, ones, 0 * ones], 1)
+    lit = np.s_[20:-20, 20:-20]
+    return [made.phase(sums, doubting=d)[lit] for d in (True, False)]
+
+
+def test_what_is_no_gradient_is_half_believed():
+    """Chance gives each scan more curl or less than divergence: twelve of them together."""
+    powers = np.zeros(2)
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        powers += [p.var() for p in spread_ramps(lambda c, r=rng: r.normal(0, 0.05, c.shape))]
+    assert np.sqrt(powers[0] / powers[1]) < 0.7
+
+
+def test_a_gradient_is_believed():
+    period = 96
+
+    def wave(corner_px):
+        y, x = 2 * np.pi * corner_px.T / period
+        return 0.05 * np.stack([np.cos(y) * np.sin(x), np.sin(y) * np.cos(x)], 1)
+
+    doubted, taken = spread_ramps(wave)
+    assert doubted.std() > 0.9 * taken.std()
+    assert np.corrcoef(doubted.ravel(), taken.ravel())[0, 1] > 0.98
+
+
 @pytest.mark.parametrize('ramp', [(0.0, 0.0), (0.03, -0.2), (-1.0, 2.0)])
 def test_the_mean_ramp_is_found_where_there_is_light(ramp):
     rng = np.random.default_rng(0)
