@@ -105,7 +105,7 @@ def reconstruct(
     patterns.
 
     `on_sweep` sees the start (number 0) and every sweep. `uncertainty` also reconstructs two
-    simulated repeats and two halves of the scan in the same way, which takes three times as long
+    simulated repeats and two halves of the scan in the same way, which takes four times as long
     again: `image.uncertainty` and `half_scan_frc50`. Raises as `train` does, and `ModelFileError`
     when the model does not fit.
     """
