@@ -76,10 +76,12 @@ class BuildHook(BuildHookInterface):
         made = self._folder / LIBRARY
         source = Path(self.root) / KERNELS / 'kernels.c'
         command = [*compiler, *FLAGS, '-o', str(made), str(source), '-lm']
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
-        if done.returncode:
+        try:
+            subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
+        except (OSError, subprocess.SubprocessError) as error:
+            said = getattr(error, 'stderr', None) or ''
             self.app.display_warning(
-                f'The kernels do not compile, NumPy takes their place:\n{done.stderr}'
+                f'The kernels do not compile, NumPy takes their place: {error}\n{said}'
             )
             return None
         return made

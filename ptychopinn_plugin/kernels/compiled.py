@@ -39,11 +39,11 @@ class Compiled:
     def illuminate(
         self, object_: Complex, corner_px: Corners, probes: Complex, out: Complex
     ) -> None:
-        """See `Plain`."""
+        """See `Kernels`."""
         shape = _shape(probes)
         done = self._illuminate(
             _at(object_, np.complex64), *object_.shape, _at(corner_px, np.int64, (shape[0], 2)),
-            _at(probes, np.complex64), _at(out, np.complex64, probes.shape), *shape,
+            _at(probes, np.complex64), _into(out, np.complex64, probes.shape), *shape,
         )  # fmt: skip
         if not done:
             raise IndexError(OUTSIDE.format(shape[-1], corner_px.tolist(), object_.shape))
@@ -59,7 +59,7 @@ class Compiled:
         *,
         keep: bool,
     ) -> float:
-        """See `Plain`."""
+        """See `Kernels`."""
         batch, modes, side = _shape(field)
         if side > self._largest:
             return Plain().respond(field, amplitude, good, limits, out, seen, keep=keep)
@@ -67,53 +67,53 @@ class Compiled:
         error: float = self._respond(
             _at(field, np.complex64), _at(amplitude, np.float32, (batch, side, side)),
             None if good is None else _at(good, np.float32, (side, side)),
-            *(_at(v, np.float32, one) if keep else None for v in seen),
-            *limits, _at(out, np.complex64, field.shape), batch, modes, side,
+            *(_into(v, np.float32, one) if keep else None for v in seen),
+            *limits, _into(out, np.complex64, field.shape), batch, modes, side,
         )  # fmt: skip
         return error
 
     def collect(self, change: Complex, probes: Complex, share: Float, scratch: Complex) -> Complex:
-        """See `Plain`."""
+        """See `Kernels`."""
         batch, modes, side = _shape(probes)
         if side > self._largest:
             return Plain().collect(change, probes, share, scratch)
-        _at(scratch, np.complex64, probes.shape)
+        _into(scratch, np.complex64, probes.shape)
         patches: Complex = scratch.reshape(-1)[: batch * side**2].reshape(batch, side, side)
         self._collect(
             _at(change, np.complex64, probes.shape), _at(probes, np.complex64),
-            _at(share, np.float32, patches.shape), _at(patches, np.complex64), batch, modes, side,
+            _at(share, np.float32, patches.shape), _into(patches, np.complex64), batch, modes, side,
         )  # fmt: skip
         return patches
 
     def merge(self, canvas: Array, corner_px: Corners, patches: Array) -> None:
-        """See `Plain`."""
+        """See `Kernels`."""
         batch, side, _ = patches.shape
         kind = np.complex64 if canvas.dtype == np.complex64 else np.float32
         done = self._merge(
-            _at(canvas, kind), *canvas.shape, _at(corner_px, np.int64, (batch, 2)),
+            _into(canvas, kind), *canvas.shape, _at(corner_px, np.int64, (batch, 2)),
             _at(patches, kind, (batch, side, side)), batch, side, 2 if kind is np.complex64 else 1,
         )  # fmt: skip
         if not done:
             raise IndexError(OUTSIDE.format(side, corner_px.tolist(), canvas.shape))
 
     def witness(self, object_: Complex, corner_px: Corners, change: Complex, out: Complex) -> Float:
-        """See `Plain`."""
+        """See `Kernels`."""
         shape = _shape(change)
         density = np.zeros((shape[-1], shape[-1]), np.float32)
         done = self._witness(
             _at(object_, np.complex64), *object_.shape, _at(corner_px, np.int64, (shape[0], 2)),
-            _at(change, np.complex64), _at(out, np.complex64, change.shape),
-            _at(density, np.float32), *shape,
+            _at(change, np.complex64), _into(out, np.complex64, change.shape),
+            _into(density, np.float32), *shape,
         )  # fmt: skip
         if not done:
             raise IndexError(OUTSIDE.format(shape[-1], corner_px.tolist(), object_.shape))
         return density
 
     def powers(self, probes: Complex) -> Float:
-        """See `Plain`."""
+        """See `Kernels`."""
         batch, modes, side = _shape(probes)
         out = np.empty((batch, side, side), np.float32)
-        self._powers(_at(probes, np.complex64), _at(out, np.float32), batch, modes, side)
+        self._powers(_at(probes, np.complex64), _into(out, np.float32), batch, modes, side)
         return out
 
     def shares(
@@ -124,11 +124,11 @@ class Compiled:
         power: Float,
         limits: tuple[float, float],
     ) -> Float:
-        """See `Plain`."""
+        """See `Kernels`."""
         batch, side, _ = power.shape
         done = self._shares(
             _at(light, np.float32), *light.shape, _at(corner_px, np.int64, (batch, 2)),
-            _at(crowded, np.bool_, (batch,)), _at(power, np.float32, (batch, side, side)),
+            _at(crowded, np.bool_, (batch,)), _into(power, np.float32, (batch, side, side)),
             *limits, batch, side,
         )  # fmt: skip
         if not done:
@@ -136,13 +136,13 @@ class Compiled:
         return power
 
     def ramps(self, modulus: Float, miss: Float, good: Float | None) -> Float:
-        """See `Plain`."""
+        """See `Kernels`."""
         batch, _, side, _ = modulus.shape
         one = batch, 1, side, side
         sums = np.empty((batch, 5), np.float32)
         self._ramps(
             _at(modulus, np.float32, one), _at(miss, np.float32, one),
-            None if good is None else _at(good, np.float32, (side, side)), _at(sums, np.float32),
+            None if good is None else _at(good, np.float32, (side, side)), _into(sums, np.float32),
             batch, side,
         )  # fmt: skip
         return sums
@@ -155,8 +155,17 @@ def _declared(function: Any, answer: Any, arguments: str) -> Any:
 
 
 def _shape(waves: Complex) -> tuple[int, int, int]:
-    batch, modes, side, _ = waves.shape
+    batch, modes, side, width = waves.shape
+    if side != width:
+        raise ValueError(f'Expected square patterns, not {side} x {width}')
     return batch, modes, side
+
+
+def _into(values: Array, kind: Any, shape: tuple[int, ...] | None = None) -> int:
+    """Return where to write; raises as `_at` does, and where that is forbidden."""
+    if not values.flags.writeable:
+        raise ValueError('Expected memory that may be written')
+    return _at(values, kind, shape)
 
 
 def _at(values: Array, kind: Any, shape: tuple[int, ...] | None = None) -> int:

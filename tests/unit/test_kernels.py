@@ -147,6 +147,12 @@ def test_a_window_beside_the_canvas_is_refused(compiled, place):
     assert not out.any()
 
 
+def _read_only(values):
+    view = values.view()
+    view.flags.writeable = False
+    return view
+
+
 @needs_library
 def test_memory_that_is_not_what_c_expects_is_refused(compiled):
     d = Drawn(2, 1, 8, 0)
@@ -158,6 +164,9 @@ def test_memory_that_is_not_what_c_expects_is_refused(compiled):
         (canvas, d.corner_px, probes, out[:1]),
         (canvas, d.corner_px, probes[..., ::-1], out),
         (np.asfortranarray(canvas), d.corner_px, probes, out),
+        (canvas, d.corner_px, probes, np.broadcast_to(probes[:1, :1], probes.shape)),
+        (canvas, d.corner_px, probes, _read_only(out)),
+        (canvas, d.corner_px, probes[..., :6].copy(), out[..., :6].copy()),
     ):
         with pytest.raises(ValueError, match='Expected'):
             compiled.illuminate(*wrong)
