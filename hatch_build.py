@@ -27,7 +27,7 @@ LIBRARY = '_kernels.so'
 # No switch that would change denormals or what is not a number for the rest of the process.
 FLAGS = (
     '-O3', '-std=gnu11', '-fPIC', '-shared', '-fvisibility=hidden', '-fno-math-errno',
-    '-fno-trapping-math', '-fno-signed-zeros', '-fassociative-math',
+    '-fno-trapping-math', '-fno-signed-zeros', '-fassociative-math', '-pthread',
 )  # fmt: skip
 TIMEOUT_S = 120
 
@@ -74,8 +74,8 @@ class BuildHook(BuildHookInterface):
             self.app.display_warning('There is no C compiler: NumPy takes the place of the kernels')
             return None
         made = self._folder / LIBRARY
-        source = Path(self.root) / KERNELS / 'kernels.c'
-        command = [*compiler, *FLAGS, '-o', str(made), str(source), '-lm']
+        sources = [str(file) for file in sorted((Path(self.root) / KERNELS).glob('*.c'))]
+        command = [*compiler, *FLAGS, '-o', str(made), *sources, '-lm']
         try:
             subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
         except (OSError, subprocess.SubprocessError) as error:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ from .result import ObjectImage
 from .scaling import amplitudes
 from .scan import Complex, Float, Scan
 from .shifted_probe import ShiftedProbe
-from .transforms import Transforms
+from .transforms import Transforms, aligned
 
 BATCH = 32
 
@@ -39,7 +40,9 @@ class FarField:
         good = ~scan.bad_pixels
         self.good = None if good.all() else good.astype(np.float32, order='C')
         self.kernels = load()
-        self.shifted = ShiftedProbe(probe, transforms, signed=True)
+        if self.kernels.product is not None:
+            self.transforms = replace(transforms, product=self.kernels.product)
+        self.shifted = ShiftedProbe(probe, self.transforms, signed=True)
         self._remember(size)
 
     def beside(self, size: int) -> FarField:
@@ -49,7 +52,7 @@ class FarField:
         return other
 
     def _remember(self, size: int) -> None:
-        self.waves = self.transforms.empty((size, *self.shifted.shape))
+        self.waves, self.probes = (aligned((size, *self.shifted.shape)) for _ in range(2))
         self.modulus = np.empty((size, 1, self.side, self.side), np.float32)
         self.miss = np.empty_like(self.modulus)
 
@@ -62,8 +65,10 @@ class FarField:
         return found
 
     def light(self, coefficients: Float) -> Complex:
-        """Return the probes (B, P, N, N), with their signs, for coefficients (B, K)."""
-        return self.shifted.moved(coefficients)
+        """Return the probes (B, P, N, N), with their signs, for coefficients (B, K); the next call
+        overwrites them.
+        """
+        return self.shifted.moved(coefficients, self.probes[: len(coefficients)])
 
     def field(self, object_: Complex, corner_px: NDArray[np.int64], probes: Complex) -> Complex:
         """Return N times the far field (B, P, N, N) of the windows at `corner_px` (B, 2)."""

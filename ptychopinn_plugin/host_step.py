@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 
 from .far_field import FarField
 from .grouping import Rows
+from .kernels.corrector import Corrector
 from .position_correction import shift_sums
 from .scan import Complex, Float
 from .sweep_plan import CACHE_BYTES, SweepPlan
-from .sweeper import Batch, Sums, Sweeper, batch_after_batch
-from .transforms import Transforms
+from .sweeper import Sums, Sweeper, batch_after_batch
+from .transforms import Transforms, aligned
 
 LOW = 4  # degree of the series by which what patterns say of the probe is moved back
-LEAST_PIXELS = 3 * 2**14  # of all modes, for a thread: with fewer it costs more than it gains
+# Of all modes, for a thread and for one of the corrector's: with fewer it costs more than it gains.
+LEAST_PIXELS, LEAST_FOR_WORKER = 3 * 2**14, 2**14
 
 
 class Store:
@@ -30,21 +32,29 @@ class Store:
     def __init__(self, sweeper: Sweeper) -> None:
         self._first = np.cumsum([0, *(len(b.rows) for b in sweeper.batches)]).tolist()
         # Filled by one thread: where several touch new memory at once, each waits for the other.
-        self._values = np.full((self._first[-1], sweeper.side, sweeper.side), 0, np.float32)
+        self._values = aligned((self._first[-1], sweeper.side, sweeper.side), np.float32)
+        self._values[:] = 0
         self._made: set[tuple[int, int]] = set()
+
+    def batch(self, number: int) -> Float:
+        """Return the arrays (B, N, N) of a batch."""
+        return self._values[self._first[number] : self._first[number + 1]]
+
+    def made(self, number: int) -> None:
+        """Tell that the arrays of a batch are there."""
+        self._made.add((number, 0))
 
     def get(self, number: int, cut: slice, make: Callable[[], Float]) -> Float:
         """Return the arrays (B, N, N) of a part of a batch, which `make` makes the first time."""
-        first = self._first[number]
-        values = self._values[first + cut.start : first + cut.stop]
-        if not self.has(number, cut):
+        values = self.batch(number)[cut]
+        if (number, cut.start) not in self._made:
             values[:] = make()
             self._made.add((number, cut.start))
         return values
 
-    def has(self, number: int, cut: slice) -> bool:
-        """Tell whether a part of a batch was made."""
-        return (number, cut.start) in self._made
+    def has(self, number: int) -> bool:
+        """Return whether the arrays of a batch are there."""
+        return (number, 0) in self._made
 
     def forget(self) -> None:
         """Let everything be made anew."""
@@ -72,17 +82,32 @@ class Part:
 class HostStep:
     """A step on a CPU, in place. Several threads take a part of each batch, where that is worth
     it; nothing but the order of sums depends on their number.
+
+    Where the kernels have a `corrector`, it takes the whole batch from the object to its
+    correction; amplitudes, moduli and misses are then turned as it has them.
     """
 
     def __init__(self, sweeper: Sweeper, transforms: Transforms) -> None:
         self.sweeper, self.transforms = sweeper, transforms
-        largest = max(len(b.rows) for b in sweeper.batches)
-        count = max(1, min(transforms.threads(), largest * sweeper.probe.size // LEAST_PIXELS))
+        largest, side = max(len(b.rows) for b in sweeper.batches), sweeper.side
+        pixels, modes = largest * sweeper.probe.size, len(sweeper.probe)
+        count = max(1, min(transforms.threads(), pixels // LEAST_PIXELS))
         self.far = FarField(transforms, sweeper.scan, sweeper.probe, -(-largest // count))
-        more = [self.far.beside(len(self.far.waves)) for _ in range(count - 1)]
-        self.parts = [Part(far) for far in (self.far, *more)]
-        self.threads = ThreadPoolExecutor(count - 1) if more else None
-        self.light = np.zeros(sweeper.object.shape, np.float32)
+        self.power = aligned((largest, side, side), np.float32)
+        self.corrector: Corrector | None = None
+        if sweeper.positions is None:  # they are corrected by the field, which it does not show
+            workers = max(1, min(sweeper.threads, pixels // LEAST_FOR_WORKER))
+            shape = largest, modes, side
+            self.corrector = self.far.kernels.corrector(shape, self.far.good, workers)
+        self.parts: list[Part] = []
+        self.threads: ThreadPoolExecutor | None = None
+        if self.corrector is not None:
+            self.seen = aligned((2, largest, 1, side, side), np.float32)
+        else:
+            more = [self.far.beside(len(self.far.waves)) for _ in range(count - 1)]
+            self.parts = [Part(far) for far in (self.far, *more)]
+            self.threads = ThreadPoolExecutor(count - 1) if more else None
+            self.light = np.zeros(sweeper.object.shape, np.float32)
         # Denominators, and amplitudes for many sweeps, are kept between sweeps while they fit: to
         # fill new memory takes as long as to make amplitudes a few times.
         held = 8 * len(sweeper.scan) * sweeper.side**2 <= CACHE_BYTES
@@ -106,22 +131,59 @@ class HostStep:
     def __call__(self, number: int, plan: SweepPlan) -> tuple[float, Float | None, Float | None]:
         """Correct the object (and the probe) by one batch."""
         s, batch = self.sweeper, self.sweeper.batches[number]
-        parts = self._parts(len(batch.rows))
+        known = self.shares is not None and self.shares.has(number)
+        count = len(batch.rows)
+        share = self.power[:count] if self.shares is None else self.shares.batch(number)
         with self.transforms.alone():
-            if self.shares is not None and self.shares.has(number, parts[-1].cut):
-                self._each(parts, partial(self._correct, number, plan))
-            else:
+            if self.corrector is not None:
+                found = self._correct_at_once(self.corrector, number, plan, share, known)
+                if self.shares is not None:
+                    self.shares.made(number)
+                return found
+            parts = self._parts(count)
+            if not known:
                 self._each(parts, partial(self._illuminate, number))
-                floor = self._merge_light(batch, parts)
-                self._each(parts, partial(self._correct, number, plan, floor=floor))
-                self._wipe_light(batch, parts)
+                self._share_light(number, parts)
+            self._each(parts, partial(self._correct, number, plan, share, known))
             if s.update_probe:
-                self._step_probe(parts)
+                shares, density = parts[0].probe_shares, parts[0].density
+                for part in parts[1:]:
+                    shares, density = shares + part.probe_shares, density + part.density
+                self._step_probe(shares, density)
         for part in parts:
             self.far.kernels.merge(s.object, batch.corner_px[part.cut], part.patches)
         ramps = np.concatenate([p.ramps for p in parts]) if plan.correct else None
         moves = np.concatenate([p.moves for p in parts]) if plan.move else None
         return sum(p.error for p in parts) / s.side**2, ramps, moves
+
+    def _correct_at_once(
+        self, corrector: Corrector, number: int, plan: SweepPlan, share: Float, known: bool
+    ) -> tuple[float, Float | None, None]:
+        s, batch, shifted = self.sweeper, self.sweeper.batches[number], self.far.shifted
+        count = len(batch.rows)
+        seen = (self.seen[0, :count], self.seen[1, :count]) if plan.correct else None
+        error, said = corrector(
+            s.object, batch.corner_px, (self.coefficients[number], shifted.waves),
+            self._amplitude(number, slice(0, count)), share, (plan.fall, plan.pace), seen=seen,
+            crowded=None if known else batch.crowded(s.side), regularisation=s.regularisation,
+            few=shifted.few(LOW) if s.update_probe else 0,
+        )  # fmt: skip
+        if said is not None:
+            self._step_probe(said.shares, said.density)
+        if seen is None:
+            return error / s.side**2, None, None
+        ramps = self.far.kernels.ramps(*seen, corrector.good)
+        return error / s.side**2, ramps[:, [1, 0, 3, 2, 4]], None  # y and x change places
+
+    def _amplitude(self, number: int, cut: slice) -> Float:
+        """Return the amplitudes (B, N, N) of a part of a batch."""
+        rows = self.sweeper.batches[number].rows[cut]
+
+        def make() -> Float:
+            found = self.far.measured(rows)
+            return found if self.corrector is None else self.corrector.turned(found)
+
+        return make() if self.measured is None else self.measured.get(number, cut, make)
 
     def _parts(self, count: int) -> list[Part]:
         parts = self.parts[: -(-count // len(self.far.waves))]
@@ -148,63 +210,56 @@ class HostStep:
     def _illuminate(self, number: int, part: Part) -> None:
         """Move the probes to the patterns of a part."""
         part.probes = part.far.light(self.coefficients[number][part.cut])
-        part.power = part.far.kernels.powers(part.probes)
+        part.power = self.power[part.cut]
+        part.far.kernels.powers(part.probes, part.power)
 
-    def _merge_light(self, batch: Batch, parts: list[Part]) -> float:
-        """Add the power up on a scratch canvas, whose size does not matter as it is wiped where it
-        was used; return the floor of the denominators.
+    def _share_light(self, number: int, parts: list[Part]) -> None:
+        """Make 1 / ((1 - a) sum_j |P_j|^2 + a max|P|^2) on the windows of a batch, of its power.
+
+        The power is added up on a scratch canvas, whose size does not matter as it is wiped where
+        it was used.
         """
-        crowded = batch.crowded(self.sweeper.side)
+        s, batch, kernels = self.sweeper, self.sweeper.batches[number], self.far.kernels
+        crowded, a = batch.crowded(s.side), s.regularisation
+        corner_px, power = batch.corner_px, self.power[: len(batch.rows)]
+        kernels.merge(self.light, corner_px[crowded], power[crowded])
+        limits = 1 - a, a * float(power.max())
         for part in parts:
             part.crowded = crowded[part.cut]
-            corner_px = batch.corner_px[part.cut][part.crowded]
-            self.far.kernels.merge(self.light, corner_px, part.power[part.crowded])
-        return self.sweeper.regularisation * max(float(part.power.max()) for part in parts)
 
-    def _wipe_light(self, batch: Batch, parts: list[Part]) -> None:
-        side = self.sweeper.side
-        for part in parts:
-            for y, x in batch.corner_px[part.cut][part.crowded].tolist():
-                self.light[y : y + side, x : x + side] = 0
+        def share(part: Part) -> None:
+            part.far.kernels.shares(
+                self.light, corner_px[part.cut], part.crowded, part.power, limits
+            )
 
-    def _share(self, part: Part, corner_px: NDArray[np.int64], floor: float | None) -> Float:
-        """Return 1 / ((1 - a) sum_j |P_j|^2 + a max|P|^2) on the windows of a part, (B, N, N)."""
-        assert floor is not None
-        limits = 1 - self.sweeper.regularisation, floor
-        return part.far.kernels.shares(self.light, corner_px, part.crowded, part.power, limits)
+        self._each(parts, share)
+        for y, x in corner_px[crowded].tolist():
+            self.light[y : y + s.side, x : x + s.side] = 0
+        if self.shares is not None:
+            self.shares.batch(number)[:] = power
+            self.shares.made(number)
 
-    def _correct(
-        self, number: int, plan: SweepPlan, part: Part, floor: float | None = None
-    ) -> None:
-        """Make the corrections of a part of a batch, for the object as it is. Without a `floor`
-        the denominators are known.
+    def _correct(self, number: int, plan: SweepPlan, shares: Float, move: bool, part: Part) -> None:
+        """Make the corrections of a part of a batch, for the object as it is; the probes are moved
+        unless that was done.
         """
         s, far, batch = self.sweeper, part.far, self.sweeper.batches[number]
-        rows, corner_px = batch.rows[part.cut], batch.corner_px[part.cut]
-        count = len(rows)
-        if floor is None:
+        corner_px, count = batch.corner_px[part.cut], part.cut.stop - part.cut.start
+        if move:
             part.probes = far.light(self.coefficients[number][part.cut])
         # Transforms without a norm are faster than unitary ones; the amplitudes carry the factor N.
-        wave = far.field(s.object, corner_px, part.probes)
-        waves, modulus, miss = far.waves[:count], far.modulus[:count], far.miss[:count]
-        if self.measured is None:
-            amplitude = far.measured(rows)
-        else:
-            amplitude = self.measured.get(number, part.cut, partial(far.measured, rows))
+        wave, waves = far.field(s.object, corner_px, part.probes), far.waves[:count]
+        seen = far.modulus[:count], far.miss[:count]
         part.error = far.kernels.respond(
-            wave, amplitude, far.good, (plan.fall, plan.pace), waves, (modulus, miss),
+            wave, self._amplitude(number, part.cut), far.good, (plan.fall, plan.pace), waves, seen,
             keep=plan.correct or plan.move,
         )  # fmt: skip
-        part.ramps = far.ramps(modulus, miss) if plan.correct else None
-        part.moves = (
-            self._shift_sums(number, part, wave, modulus, miss, plan) if plan.move else None
-        )
+        part.ramps = far.ramps(*seen) if plan.correct else None
+        part.moves = self._shift_sums(number, part, wave, *seen, plan) if plan.move else None
         change = self.transforms.ifft2(waves)
         if s.update_probe:
             self._share_probe(number, part, change)
-        share = partial(self._share, part, corner_px, floor)
-        held = share() if self.shares is None else self.shares.get(number, part.cut, share)
-        part.patches = far.kernels.collect(change, part.probes, held, waves)
+        part.patches = far.kernels.collect(change, part.probes, shares[part.cut], waves)
 
     def _shift_sums(
         self, number: int, part: Part, wave: Complex, modulus: Float, miss: Float, plan: SweepPlan
@@ -231,11 +286,8 @@ class HostStep:
         shares = self.far.shifted.shares(self.coefficients[number][part.cut], local, LOW)
         part.probe_shares = shares.conj()
 
-    def _step_probe(self, parts: list[Part]) -> None:
+    def _step_probe(self, shares: Complex, density: Float) -> None:
         """Move the probe modes along the correction, shifted back to the probe's own place."""
-        shares, density = parts[0].probe_shares, parts[0].density
-        for part in parts[1:]:
-            shares, density = shares + part.probe_shares, density + part.density
         step = self.far.shifted.collected(shares)
         self.sweeper.probe += step / max(float(density.max()), 1e-12)
         self.far.shifted.replace(self.sweeper.probe)

@@ -22,7 +22,7 @@ import numpy as np
 from scipy.special import jv
 
 from .scan import Array, Complex, Float
-from .transforms import PLAIN, Transforms
+from .transforms import PLAIN, Transforms, aligned
 
 TOLERANCE = 5e-5  # of the moved probe, where the series is worst
 LARGEST_DEGREE = 9
@@ -48,7 +48,8 @@ class ShiftedProbe:
             filters = np.fft.fftshift(filters, axes=1)  # to where the signs move the spectrum
         n, m = np.array(self.orders).T
         self._filters = (filters[n, :, None] * filters[m, None])[:, None]
-        self._spectra = transforms.empty((len(self.orders), *self.shape))
+        self._spectra = aligned((len(self.orders), *self.shape))
+        self.waves = aligned(self._spectra.shape)
         self.replace(probe, PLAIN)  # by SciPy: the same numbers in every back end
 
     def few(self, degree: int) -> int:
@@ -58,10 +59,10 @@ class ShiftedProbe:
     def replace(self, probe: Complex, transforms: Transforms | None = None) -> None:
         """Take another probe of the same shape and about as fine."""
         by = transforms or self.transforms
-        own = self.transforms.empty((1, *self.shape))
+        own = aligned((1, *self.shape))
         np.multiply(probe, 1 if self.sign is None else self.sign, out=own[0])
         np.multiply(by.fft2(own), self._filters, out=self._spectra)
-        self.waves = by.ifft2(self._spectra)
+        self.waves[:] = by.ifft2(self._spectra)
 
     def coefficients(self, shift_px: Float) -> Float:
         """Return the share of every wave in probes moved by (B, 2) (y, x) [px], (B, K)."""
@@ -71,9 +72,12 @@ class ShiftedProbe:
         made: Float = np.ascontiguousarray(y[:, n] * x[:, m], np.float32)
         return made
 
-    def moved(self, coefficients: Float) -> Complex:
-        """Return the moved probes (B, P, N, N) for their coefficients (B, K)."""
-        made = self.transforms.product(coefficients, _numbers(self.waves)).view(np.complex64)
+    def moved(self, coefficients: Float, out: Complex | None = None) -> Complex:
+        """Return the moved probes (B, P, N, N) for their coefficients (B, K); `out` has room for
+        them.
+        """
+        room = None if out is None else _numbers(out)
+        made = self.transforms.product(coefficients, _numbers(self.waves), room).view(np.complex64)
         return made.reshape(-1, *self.shape)
 
     def gathered(self, coefficients: Float, waves: Complex) -> Complex:
@@ -92,9 +96,9 @@ class ShiftedProbe:
 
     def collected(self, shares: Complex) -> Complex:
         """Return the sum, (P, N, N), of the waves that gave these `shares`."""
-        own = self.transforms.empty(shares.shape)
+        own = aligned(shares.shape)
         own[:] = shares
-        spectrum = self.transforms.empty((1, *self.shape))
+        spectrum = aligned((1, *self.shape))
         back = self._filters[: len(own)].conj()
         np.sum(self.transforms.fft2(own) * back, axis=0, out=spectrum[0])
         made: Complex = self.transforms.ifft2(spectrum)[0]

@@ -14,8 +14,10 @@ from functools import cache
 from typing import Protocol
 
 from ..scan import Array, Complex, Float
+from ..transforms import Product
 from . import plain
 from .compiled import Compiled
+from .corrector import Corrector
 from .library import found
 from .plain import Bits, Corners
 
@@ -62,8 +64,8 @@ class Kernels(Protocol):
         the sum of |O|^2 over the windows, (N, N).
         """
 
-    def powers(self, probes: Complex) -> Float:
-        """Return the power of all modes of probes (B, P, N, N), (B, N, N)."""
+    def powers(self, probes: Complex, out: Float) -> None:
+        """Write the power of all modes of probes (B, P, N, N) to `out`, (B, N, N)."""
 
     def shares(
         self,
@@ -79,6 +81,17 @@ class Kernels(Protocol):
 
     def ramps(self, modulus: Float, miss: Float, good: Float | None) -> Float:
         """Return the `slow_phase.ramp_sums` (B, 5) of moduli and misses (B, 1, N, N)."""
+
+    @property
+    def product(self) -> Product | None:
+        """A product of matrices, where it is faster than a framework's."""
+
+    def corrector(
+        self, shape: tuple[int, int, int], good: Float | None, threads: int
+    ) -> Corrector | None:
+        """Return what takes whole batches at once with transforms and threads of its own, for a
+        shape (B, P, N); None where nothing does.
+        """
 
 
 @cache

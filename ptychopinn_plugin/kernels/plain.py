@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from ..scan import Array, Complex, Float
 from ..slow_phase import ramp_sums
+from ..transforms import Product
 
 TINY = np.float32(1e-6)
 Corners = NDArray[np.int64]
@@ -17,6 +18,11 @@ class Plain:
     """Operation by operation, in memory that is given."""
 
     name = 'numpy'
+
+    product: Product | None = None  # a framework's is faster
+
+    def corrector(self, shape: tuple[int, int, int], good: Float | None, threads: int) -> None:
+        """Nothing here takes a whole batch at once."""
 
     def illuminate(
         self, object_: Complex, corner_px: Corners, probes: Complex, out: Complex
@@ -84,10 +90,9 @@ class Plain:
         total: Float = density[:, 0::2] + density[:, 1::2]
         return total
 
-    def powers(self, probes: Complex) -> Float:
+    def powers(self, probes: Complex, out: Float) -> None:
         """See `Kernels`."""
-        power: Float = (probes.real**2 + probes.imag**2).sum(1)
-        return power
+        np.sum(probes.real**2 + probes.imag**2, axis=1, out=out)
 
     def shares(
         self,

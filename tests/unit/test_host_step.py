@@ -28,6 +28,7 @@ def kernel(request, monkeypatch):
     if chosen.name != request.param:
         pytest.skip('no C compiler made the library')
     monkeypatch.setattr(far_field, 'load', lambda: chosen)
+    return chosen
 
 
 @pytest.fixture
@@ -44,6 +45,11 @@ def scan():
     return Scan(counts, positions, make_probe('airy', SIDE, 2).astype(np.complex64), bad)
 
 
+def all_threads(monkeypatch):
+    for name in ('LEAST_PIXELS', 'LEAST_FOR_WORKER'):
+        monkeypatch.setattr(host_step, name, 1)
+
+
 def made(scan, threads=1, **settings):
     rng = np.random.default_rng(2)
     shape = scan.frame.shape
@@ -52,7 +58,9 @@ def made(scan, threads=1, **settings):
     transforms = replace(PLAIN, threads=lambda: threads)
     probe = scan.probe * np.float32(40)
     config = ReconstructionConfig(sweep_batch_size=9, **settings)
-    return Sweeper(scan, image, probe, config, lambda s: host_step.HostStep(s, transforms))
+    return Sweeper(
+        scan, image, probe, config, lambda s: host_step.HostStep(s, transforms), threads=threads
+    )
 
 
 def corrected(sweeper_):
@@ -79,32 +87,38 @@ def corrected(sweeper_):
 
 
 @pytest.mark.parametrize('threads', [1, 2, 4])
-def test_a_step_is_its_formula(scan, threads, monkeypatch):
-    monkeypatch.setattr(host_step, 'LEAST_PIXELS', 1)
+def test_a_step_is_its_formula(scan, threads, kernel, monkeypatch):
+    all_threads(monkeypatch)
     made_ = made(scan, threads)
     for _ in range(2):  # the second time with what the first one kept
         wanted = corrected(made_)
         made_.step(0, replace(PLAN, move=False))
         assert np.linalg.norm(made_.object - wanted) < 1e-4 * np.linalg.norm(wanted)
-    assert len(made_.step.parts) == threads
+    step = made_.step
+    found = step.corrector.threads if kernel.name == 'compiled' else len(step.parts)
+    assert found == threads
 
 
+@pytest.mark.parametrize('move', [True, False])
 @pytest.mark.parametrize('threads', [2, 4, 50])
-def test_threads_change_nothing(scan, threads, monkeypatch):
-    monkeypatch.setattr(host_step, 'LEAST_PIXELS', 1)
-    settings = {'update_probe': True, 'correct_positions': True}
+def test_threads_change_nothing(scan, threads, move, monkeypatch):
+    all_threads(monkeypatch)
+    settings = {'update_probe': True, 'correct_positions': move}
     alone, several = made(scan, 1, **settings), made(scan, threads, **settings)
     for _ in range(3):
-        errors = [s.sweep(PLAN) for s in (alone, several)]
+        errors = [s.sweep(replace(PLAN, move=move)) for s in (alone, several)]
         assert errors[0] == pytest.approx(errors[1], rel=1e-5)
     for key in ('object', 'probe'):
         a, b = getattr(alone, key), getattr(several, key)
         assert np.linalg.norm(a - b) < 1e-4 * np.linalg.norm(a)
+    if not move:
+        return
     np.testing.assert_allclose(alone.positions.px, several.positions.px, atol=1e-4)
     assert (alone.positions.px != scan.positions_px).any()
 
 
-def test_arrays_may_lie_in_any_order(scan):
+@pytest.mark.parametrize('move', [True, False])
+def test_arrays_may_lie_in_any_order(scan, move):
     def other(values):
         return np.ascontiguousarray(values.swapaxes(-1, -2)).swapaxes(-1, -2)
 
@@ -112,20 +126,43 @@ def test_arrays_may_lie_in_any_order(scan):
         scan, counts=other(scan.counts), bad_pixels=other(scan.bad_pixels),
         probe=other(scan.probe), positions_px=other(scan.positions_px),
     )  # fmt: skip
-    settings = {'update_probe': True, 'correct_positions': True}
+    settings, plan = {'update_probe': True, 'correct_positions': move}, replace(PLAN, move=move)
     a, b = made(scan, **settings), made(turned, **settings)
-    assert b.sweep(PLAN) == pytest.approx(a.sweep(PLAN), rel=1e-6)
+    assert b.sweep(plan) == pytest.approx(a.sweep(plan), rel=1e-6)
     assert np.linalg.norm(a.object - b.object) < 1e-5 * np.linalg.norm(a.object)
 
 
+@pytest.mark.parametrize('threads', [1, 2, 3])
+@pytest.mark.parametrize('update_probe', [True, False])
+def test_what_corrects_at_once_finds_the_same(scan, update_probe, threads, kernel, monkeypatch):
+    if kernel.name == 'numpy':
+        pytest.skip('nothing does')
+    all_threads(monkeypatch)
+    one = made(scan, threads, update_probe=update_probe)
+    monkeypatch.setattr(kernel, 'corrector', lambda *_: None)
+    other = made(scan, update_probe=update_probe)
+    assert one.step.corrector.threads == threads
+    assert other.step.corrector is None
+    plan = replace(PLAN, move=False)
+    for _ in range(3):
+        a, b = (s.step(0, plan) for s in (one, other))
+        assert a[0] == pytest.approx(b[0], rel=1e-5)
+        assert np.abs(a[1] - b[1]).max() < 1e-4 * np.abs(b[1]).max()
+    for key in ('object', 'probe'):
+        a, b = getattr(one, key), getattr(other, key)
+        assert np.linalg.norm(a - b) < 1e-5 * np.linalg.norm(b)
+
+
 def test_small_batches_stay_in_one_thread(scan):
-    assert len(made(scan, 8).step.parts) == 1
+    assert len(made(scan, 8, correct_positions=True).step.parts) == 1
+    corrector = made(scan, 8).step.corrector
+    assert corrector is None or corrector.threads == 1
 
 
 def test_an_error_in_a_thread_is_raised(scan, monkeypatch):
-    monkeypatch.setattr(host_step, 'LEAST_PIXELS', 1)
-    made_ = made(scan, 3)
-    monkeypatch.setattr(made_.step.parts[-1].far, 'field', lambda *_: 1 / 0)
+    all_threads(monkeypatch)
+    made_ = made(scan, 3, correct_positions=True)
+    monkeypatch.setattr(made_.step.parts[-1].far, 'light', lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         made_.step(0, replace(PLAN, move=False))
 
@@ -138,18 +175,18 @@ def test_what_lies_alone_is_told(scan):
 
 
 def test_an_error_waits_for_the_other_threads(scan, monkeypatch):
-    monkeypatch.setattr(host_step, 'LEAST_PIXELS', 1)
-    made_, ended = made(scan, 2), []
+    all_threads(monkeypatch)
+    made_, ended = made(scan, 2, correct_positions=True), []
     first, other = (part.far for part in made_.step.parts)
-    field = other.field
+    light = other.light
 
     def slow(*args):
         time.sleep(0.2)
         ended.append(True)
-        return field(*args)
+        return light(*args)
 
-    monkeypatch.setattr(first, 'field', lambda *_: 1 / 0)
-    monkeypatch.setattr(other, 'field', slow)
+    monkeypatch.setattr(first, 'light', lambda *_: 1 / 0)
+    monkeypatch.setattr(other, 'light', slow)
     with pytest.raises(ZeroDivisionError):
         made_.step(0, replace(PLAN, move=False))
     assert ended

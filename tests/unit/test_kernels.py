@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import fft
 
 from ptychopinn_plugin import kernels
 from ptychopinn_plugin.kernels import library
@@ -101,11 +102,155 @@ def test_what_meets_a_canvas_is_the_same(compiled, batch, modes, side, seed):
 
 @needs_library
 @settings(max_examples=60, deadline=None)
+@given(
+    batch=st.integers(1, 7), modes=st.integers(1, 3), seed=SIZES['seed'], count=st.integers(1, 12),
+    side=st.sampled_from([16, 32, 64, 128, 256, 512]), threads=st.integers(1, 3),
+    good=st.booleans(), known=st.booleans(), seen=st.booleans(), fall=st.sampled_from([1.0, 0.5]),
+    few=st.integers(0, 12),
+)  # fmt: skip
+def test_a_batch_at_once_is_its_parts(
+    compiled, batch, modes, side, seed, count, threads, good, known, seen, fall, few
+):
+    batch, few = max(1, min(batch, 2**17 // side**2)), min(few, count)
+    d = Drawn(batch, modes, side, seed)
+    object_, share, amplitude = d.waves(d.canvas), d.real(), side * d.real()
+    coefficients, basis = d.real((batch, count)) - 1, d.waves((count, modes, side, side))
+    mask = (d.rng.random((side, side)) > 0.2).astype(np.float32) if good else None
+    crowded, limits, a = d.rng.random(batch) > 0.3, (fall, 0.7), 0.2
+    waves, modulus = np.empty(d.shape, np.complex64), np.empty((batch, 1, side, side), np.float32)
+    miss = np.empty_like(modulus)
+    probes = np.einsum('bk,kpyx->bpyx', coefficients, basis)
+    if not known:
+        PLAIN.powers(probes, share)
+        light, floor = np.zeros(d.canvas, np.float32), a * float(share.max())
+        PLAIN.merge(light, d.corner_px[crowded], share[crowded])
+        PLAIN.shares(light, d.corner_px, crowded, share, (1 - a, floor))
+    PLAIN.illuminate(object_, d.corner_px, probes, waves)
+    field = fft.fft2(waves)
+    error = PLAIN.respond(field, amplitude, mask, limits, waves, (modulus, miss), keep=True)
+    change = fft.ifft2(waves)
+    density = PLAIN.witness(object_, d.corner_px, change, waves)
+    shares = np.einsum('bk,bpyx->kpyx', coefficients[:, :few], waves.conj())
+    patches = PLAIN.collect(change, probes, share, np.empty_like(probes))
+    corrected = object_.copy()
+    PLAIN.merge(corrected, d.corner_px, patches)
+
+    corrector = compiled.corrector((7, modes, side), mask, threads)
+    found = np.full_like(modulus, np.nan), np.full_like(modulus, np.nan)
+    for _ in range(2):  # the second time with what the first one left
+        own, held = object_.copy(), share.copy() if known else np.full_like(share, np.nan)
+        made = corrector(
+            own, d.corner_px, (coefficients, basis), corrector.turned(amplitude), held, limits,
+            seen=found if seen else None, crowded=None if known else crowded, regularisation=a,
+            few=few,
+        )  # fmt: skip
+    assert made[0] == pytest.approx(error, rel=1e-5)
+    assert close(held, share)
+    assert close(own, corrected)
+    assert (made[1] is None) == (few == 0)
+    if few:
+        assert close(made[1].shares, shares)
+        assert close(made[1].density, density)
+    if seen:
+        assert close(found[0].swapaxes(-1, -2), modulus)
+        assert close(found[1].swapaxes(-1, -2), miss)
+
+
+@needs_library
+@pytest.mark.parametrize('threads', [1, 2])
+def test_a_batch_at_once_keeps_to_its_own(compiled, threads):
+    """A window off the canvas, arrays of other shapes, and what is not a number in one pattern."""
+    d = Drawn(2, 1, 16, 3)
+    object_, basis, share, amplitude = (
+        d.waves((40, 40)),
+        d.waves((3, 1, 16, 16)),
+        d.real(),
+        d.real(),
+    )
+    corrector = compiled.corrector((2, 1, 16), None, threads)
+    corner_px = np.array([[0, 0], [24, 24]])
+
+    def run(object_=object_, corner_px=corner_px, share=share, basis=basis, **more):
+        own, moved = object_.copy(), (np.ones((2, 3), np.float32), basis)
+        corrector(own, corner_px, moved, amplitude, share, (1.0, 1.0), **more)
+        return own
+
+    assert np.isfinite(run()).all()
+    spoilt = object_.copy()
+    spoilt[39, 39] = np.nan
+    np.testing.assert_array_equal(run(spoilt)[:24, :24], run()[:24, :24])
+    for wrong in ([0, 25], [-1, 0]):
+        with pytest.raises(IndexError, match='does not lie on a canvas'):
+            run(corner_px=np.array([[0, 0], wrong]))
+    for wrong in (
+        {'share': share[:1]}, {'basis': basis[:2]}, {'corner_px': np.zeros((3, 2), int)},
+        {'crowded': np.ones(3, bool)},
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match='shape'):
+            run(**wrong)
+    with pytest.raises(ValueError, match='at most 3 waves'):
+        run(few=4)
+
+
+@needs_library
+def test_threads_end_with_what_began_them(compiled):
+    def running():
+        return len(list(Path('/proc/self/task').iterdir()))
+
+    before = running()
+    corrector = compiled.corrector((2, 1, 16), None, 4)
+    assert running() == before + 3
+    del corrector
+    assert running() == before
+
+
+@needs_library
+def test_numbers_too_small_are_flushed_and_the_flags_given_back(compiled):
+    tiny, one = np.full((40, 40), 1e-42, np.complex64), np.ones((2, 16, 16), np.float32)
+    corrector = compiled.corrector((2, 1, 16), None, 2)
+    basis, waves = np.ones((1, 1, 16, 16), np.complex64), np.empty((2, 1, 16, 16), np.complex64)
+    seen = np.empty((2, 1, 16, 16), np.float32), np.empty((2, 1, 16, 16), np.float32)
+    field = 256 * tiny[None, None, :16, :16].repeat(2, 0)
+    PLAIN.respond(field, one, None, (1.0, 1.0), waves, seen, keep=True)
+    assert waves.all()  # so they would be found
+    for count in (1, 2):
+        own = tiny.copy()
+        corrector(
+            own, np.zeros((count, 2), int), (np.ones((count, 1), np.float32), basis), one[:count],
+            one[:count], (1.0, 1.0),
+        )  # fmt: skip
+        assert np.abs(own).max() < 1e-40
+    assert np.float32(1e-40) * np.float32(1) > 0
+
+
+@needs_library
+@settings(max_examples=40, deadline=None)
+@given(rows=st.integers(1, 9), inner=st.integers(1, 25), columns=st.integers(1, 200),
+       seed=SIZES['seed'])  # fmt: skip
+def test_products_are_those_of_matrices(compiled, rows, inner, columns, seed):
+    rng = np.random.default_rng(seed)
+    a, b = (rng.normal(size=s).astype(np.float32) for s in ((rows, inner), (inner, columns)))
+    assert close(compiled.product(a, b), a @ b)
+    out = np.empty((rows, columns), np.float32)
+    assert compiled.product(a, b, out) is out
+    assert close(out, a @ b)
+
+
+@needs_library
+@pytest.mark.parametrize('side', [2, 8, 24, 48, 96, 320, 1024])
+def test_nothing_corrects_other_sides_at_once(compiled, side):
+    assert compiled.corrector((2, 1, side), None, 1) is None
+
+
+@needs_library
+@settings(max_examples=60, deadline=None)
 @given(**SIZES, good=st.booleans())
 def test_powers_shares_and_ramps_are_the_same(compiled, batch, modes, side, seed, good):
     d = Drawn(batch, modes, side, seed)
     probes, light, crowded = d.waves(), d.real(d.canvas), d.rng.random(batch) > 0.5
-    power = [k.powers(probes) for k in (PLAIN, compiled)]
+    power = [np.empty(d.one, np.float32) for _ in range(2)]
+    for k, out in zip((PLAIN, compiled), power, strict=True):
+        k.powers(probes, out)
     assert close(power[1], power[0])
     made = [k.shares(light, d.corner_px, crowded, p.copy(), (0.7, 0.3))
             for k, p in zip((PLAIN, compiled), power, strict=True)]  # fmt: skip

@@ -6,23 +6,11 @@ Every small operation of TensorFlow takes fresh memory and ten times as long as 
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import tensorflow as tf
 
 from ...scan import Array, Complex, Float
 from ...transforms import Transforms
-
-ALIGNMENT = 64  # bytes, of TensorFlow's own arrays
-
-
-def aligned(shape: tuple[int, ...]) -> Complex:
-    """Return a complex64 array whose memory begins where TensorFlow's own does."""
-    size = math.prod(shape) * np.dtype(np.complex64).itemsize
-    raw = np.empty(size + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + size].view(np.complex64).reshape(shape)
 
 
 def view(tensor: tf.Tensor) -> Array:
@@ -44,9 +32,13 @@ def _tensor(array: Array) -> tf.Tensor:
     return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
 
 
-def product(a: Float, b: Float) -> Float:
-    """Return the product of two matrices."""
-    return view(tf.raw_ops.MatMul(a=a, b=b))
+def product(a: Float, b: Float, out: Float | None = None) -> Float:
+    """Return the product of two matrices; see `transforms.Product`."""
+    made = view(tf.raw_ops.MatMul(a=a, b=b))
+    if out is None:
+        return made
+    out[:] = made
+    return out
 
 
-TRANSFORMS = Transforms(aligned, fft2, ifft2, product)
+TRANSFORMS = Transforms(fft2, ifft2, product)

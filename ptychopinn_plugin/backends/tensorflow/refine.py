@@ -16,6 +16,7 @@ from ...result import ObjectImage, Sweep
 from ...scan import Complex, Float, Scan
 from ...sweep_plan import CACHE_BYTES, SweepPlan
 from ...sweeper import Step, Sums, Sweeper, batch_after_batch, kept
+from ...transforms import cores
 from ..base import Model
 from . import physics
 from .canvas_network import runner
@@ -179,4 +180,7 @@ def refine(
         return DeviceStep(made) if on_gpu else HostStep(made, TRANSFORMS)
 
     run = None if network is None else runner(network)
-    yield from sweeper.refine(scan, start, probe, config, make_step, run, on_gpu=on_gpu)
+    threads = tf.config.threading.get_intra_op_parallelism_threads() or cores()
+    yield from sweeper.refine(
+        scan, start, probe, config, make_step, run, threads=threads, on_gpu=on_gpu
+    )

@@ -12,10 +12,6 @@ from ...scan import Complex, Float
 from ...transforms import Transforms
 
 
-def _empty(shape: tuple[int, ...]) -> Complex:
-    return np.empty(shape, np.complex64)
-
-
 def _fft2(waves: Complex) -> Complex:
     made: Complex = torch.fft.fft2(torch.from_numpy(waves)).numpy()
     return made
@@ -26,9 +22,10 @@ def _ifft2(field: Complex) -> Complex:
     return made
 
 
-def _product(a: Float, b: Float) -> Float:
+def _product(a: Float, b: Float, out: Float | None = None) -> Float:
+    into = None if out is None else torch.from_numpy(out)
     with _alone():  # waking the others takes longer than matrices as small as these
-        made: Float = (torch.from_numpy(a) @ torch.from_numpy(b)).numpy()
+        made: Float = torch.mm(torch.from_numpy(a), torch.from_numpy(b), out=into).numpy()
     return made
 
 
@@ -54,4 +51,4 @@ def flushing_denormals() -> Iterator[None]:
         torch.set_flush_denormal(flushed)
 
 
-TRANSFORMS = Transforms(_empty, _fft2, _ifft2, _product, torch.get_num_threads, _alone)
+TRANSFORMS = Transforms(_fft2, _ifft2, _product, torch.get_num_threads, _alone)
