@@ -288,9 +288,9 @@ class HostStep:
 
     def _step_probe(self, shares: Complex, density: Float) -> None:
         """Move the probe modes along the correction, shifted back to the probe's own place."""
-        step = self.far.shifted.collected(shares)
+        step = self.far.shifted.collected(shares, self.corrector)
         self.sweeper.probe += step / max(float(density.max()), 1e-12)
-        self.far.shifted.replace(self.sweeper.probe)
+        self.far.shifted.replace(self.sweeper.probe, self.corrector)
 
     def hand_over(self) -> None:
         """Bring object and probe to the sweeper: they are there."""
@@ -298,4 +298,4 @@ class HostStep:
     def take_over(self) -> None:
         """Take object and probe from the sweeper: the object is shared."""
         if self.sweeper.update_probe:
-            self.far.shifted.replace(self.sweeper.probe)
+            self.far.shifted.replace(self.sweeper.probe, self.corrector)

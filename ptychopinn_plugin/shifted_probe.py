@@ -17,6 +17,7 @@ Letters as in `scan`; K waves.
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import numpy as np
 from scipy.special import jv
@@ -26,6 +27,14 @@ from .transforms import PLAIN, Transforms, aligned
 
 TOLERANCE = 5e-5  # of the moved probe, where the series is worst
 LARGEST_DEGREE = 9
+
+
+class Filter(Protocol):
+    """What filters probes without a framework, see `kernels.corrector`."""
+
+    def filtered(self, probe: Complex, filters: Complex, out: Complex) -> None: ...
+
+    def gathered(self, waves: Complex, filters: Complex) -> Complex: ...
 
 
 class ShiftedProbe:
@@ -48,21 +57,31 @@ class ShiftedProbe:
             filters = np.fft.fftshift(filters, axes=1)  # to where the signs move the spectrum
         n, m = np.array(self.orders).T
         self._filters = (filters[n, :, None] * filters[m, None])[:, None]
+        self._turned = np.ascontiguousarray(self._filters[:, 0].swapaxes(-1, -2))
         self._spectra = aligned((len(self.orders), *self.shape))
         self.waves = aligned(self._spectra.shape)
-        self.replace(probe, PLAIN)  # by SciPy: the same numbers in every back end
+        own = probe if self.sign is None else probe * self.sign
+        self._replace(own, PLAIN)  # by SciPy: the same numbers in every back end
 
     def few(self, degree: int) -> int:
         """Return how many waves are of at most this degree."""
         return min((degree + 1) * (degree + 2) // 2, len(self.orders))
 
-    def replace(self, probe: Complex, transforms: Transforms | None = None) -> None:
+    def replace(self, probe: Complex, by: Filter | None = None) -> None:
         """Take another probe of the same shape and about as fine."""
-        by = transforms or self.transforms
-        own = aligned((1, *self.shape))
-        np.multiply(probe, 1 if self.sign is None else self.sign, out=own[0])
-        np.multiply(by.fft2(own), self._filters, out=self._spectra)
-        self.waves[:] = by.ifft2(self._spectra)
+        own = probe.astype(np.complex64)
+        if self.sign is not None:
+            own *= self.sign
+        if by is None:
+            self._replace(own, self.transforms)
+        else:
+            by.filtered(own, self._turned, self.waves)
+
+    def _replace(self, own: Complex, transforms: Transforms) -> None:
+        room = aligned((1, *self.shape))
+        room[0] = own
+        np.multiply(transforms.fft2(room), self._filters, out=self._spectra)
+        self.waves[:] = transforms.ifft2(self._spectra)
 
     def coefficients(self, shift_px: Float) -> Float:
         """Return the share of every wave in probes moved by (B, 2) (y, x) [px], (B, K)."""
@@ -94,14 +113,17 @@ class ShiftedProbe:
         made = self.transforms.product(across, _numbers(waves)).view(np.complex64)
         return made.reshape(-1, *self.shape)
 
-    def collected(self, shares: Complex) -> Complex:
+    def collected(self, shares: Complex, by: Filter | None = None) -> Complex:
         """Return the sum, (P, N, N), of the waves that gave these `shares`."""
-        own = aligned(shares.shape)
-        own[:] = shares
-        spectrum = aligned((1, *self.shape))
-        back = self._filters[: len(own)].conj()
-        np.sum(self.transforms.fft2(own) * back, axis=0, out=spectrum[0])
-        made: Complex = self.transforms.ifft2(spectrum)[0]
+        if by is None:
+            own = aligned(shares.shape)
+            own[:] = shares
+            spectrum = aligned((1, *self.shape))
+            back = self._filters[: len(own)].conj()
+            np.sum(self.transforms.fft2(own) * back, axis=0, out=spectrum[0])
+            made: Complex = self.transforms.ifft2(spectrum)[0]
+        else:
+            made = by.gathered(shares, self._turned[: len(shares)])
         return made if self.sign is None else made * self.sign
 
 

@@ -431,28 +431,38 @@ CLONED void combine(const float *coefficients, const float *waves, int64_t count
         sums_of(coefficients, waves, count, out, floats, 1);
 }
 
-/* The same turned round: to `count` waves, what each of a few patterns gives of its own; a first
-   time instead of what is there. */
-INLINE void shares_of(const float *restrict coefficients, const float *restrict own, int64_t stride,
-                      int64_t count, float *restrict out, int64_t floats, int64_t patterns,
-                      int first) {
-    for (int64_t k = 0; k < count; k++)
-        for (int64_t j = 0; j < floats; j += LANES) {
-            Lanes *to = (Lanes *)(out + k * floats + j), sum = first ? (Lanes){0} : *to;
-#pragma GCC unroll 4
-            for (int64_t p = 0; p < patterns; p++)
-                sum += coefficients[p * stride + k] * *(const Lanes *)(own + p * floats + j);
-            *to = sum;
-        }
+enum { CHANGES = 16, ABREAST = 5 }; /* patterns whose changes are kept, and sums made at a time */
+
+INLINE void share_columns(const float *coefficients, int64_t stride, const float *own, int64_t far,
+                          float *out, int64_t floats, int64_t patterns, int64_t abreast,
+                          int first) {
+    Lanes sums[ABREAST];
+#pragma GCC unroll 5
+    for (int64_t k = 0; k < abreast; k++)
+        sums[k] = first ? (Lanes){0} : *(const Lanes *)(out + k * floats);
+    for (int64_t p = 0; p < patterns; p++) {
+        const Lanes wave = *(const Lanes *)(own + p * far);
+#pragma GCC unroll 5
+        for (int64_t k = 0; k < abreast; k++)
+            sums[k] += coefficients[p * stride + k] * wave;
+    }
+#pragma GCC unroll 5
+    for (int64_t k = 0; k < abreast; k++)
+        *(Lanes *)(out + k * floats) = sums[k];
 }
 
-CLONED void share_out(const float *coefficients, const float *own, int64_t stride, int64_t count,
-                      float *out, int64_t floats, int64_t patterns, int first) {
-    switch (patterns) {
-    case 4: shares_of(coefficients, own, stride, count, out, floats, 4, first); break;
-    case 3: shares_of(coefficients, own, stride, count, out, floats, 3, first); break;
-    case 2: shares_of(coefficients, own, stride, count, out, floats, 2, first); break;
-    case 1: shares_of(coefficients, own, stride, count, out, floats, 1, first); break;
+/* The same turned round: to `count` waves, what each of some patterns gives of its own, `far` floats
+   from the next; a first time instead of what is there. */
+CLONED void share_out(const float *coefficients, int64_t stride, const float *own, int64_t far,
+                      float *out, int64_t floats, int64_t count, int64_t patterns, int first) {
+    for (int64_t j = 0; j < floats; j += LANES) {
+        int64_t k = 0;
+        for (; k + ABREAST <= count; k += ABREAST)
+            share_columns(coefficients + k, stride, own + j, far, out + k * floats + j, floats,
+                          patterns, ABREAST, first);
+        for (; k < count; k++)
+            share_columns(coefficients + k, stride, own + j, far, out + k * floats + j, floats,
+                          patterns, 1, first);
     }
 }
 
@@ -530,9 +540,13 @@ typedef struct {
     int64_t batch, modes, side, count, few;
 } Correction;
 
-/* Floats in `scratch`, for each thread: probes and changes, a field per mode, one more, a part. */
+/* From one pattern's changes to the next: a row more, for the same reason as of blocks. */
+static int64_t changes_floats(int64_t modes, int64_t side) { return 2 * modes * side * side + ROW; }
+
+/* Floats in `scratch`, for each thread: probes, changes, a field per mode, one more, a part. */
 static int64_t floats_for(int64_t modes, int64_t side) {
-    return 4 * TOGETHER * modes * side * side + (modes + 1) * field_floats(side) + PART * ROW;
+    return TOGETHER * 2 * modes * side * side + CHANGES * changes_floats(modes, side) +
+           (modes + 1) * field_floats(side) + PART * ROW;
 }
 
 /* A pattern's patch, and its changes where those are asked for. */
@@ -635,7 +649,8 @@ static void correct_part(void *job, Team *team, int64_t thread, int64_t threads)
     const int64_t pixels = c->side * c->side, floats = 2 * c->modes * pixels;
     const int64_t first = c->batch * thread / threads, last = c->batch * (thread + 1) / threads;
     float *probes = c->scratch + thread * floats_for(c->modes, c->side);
-    float *changes = probes + TOGETHER * floats, *scratch = changes + TOGETHER * floats;
+    const int64_t far = changes_floats(c->modes, c->side);
+    float *changes = probes + TOGETHER * floats, *scratch = changes + CHANGES * far;
     float *density = c->density ? c->density + thread * pixels : NULL;
     float *shares = c->density ? c->shares + thread * c->few * floats : NULL;
     if (c->light)
@@ -650,15 +665,17 @@ static void correct_part(void *job, Team *team, int64_t thread, int64_t threads)
         const float *coefficients = c->coefficients + b * c->count;
         combine(coefficients, c->waves, c->count, probes, floats, group);
         for (int64_t k = 0; k < group; k++) {
-            float *change = density ? changes + k * floats : NULL;
+            float *change = density ? changes + (b + k - first) % CHANGES * far : NULL;
             const int64_t *corner = c->corners + 2 * (b + k);
             correct_one(c, b + k, probes + k * floats, change, scratch);
             if (density)
                 witness(change, c->object + 2 * (corner[0] * c->width + corner[1]), c->width,
                         density, c->modes, c->side);
         }
-        if (density)
-            share_out(coefficients, changes, c->count, c->few, shares, floats, group, b == first);
+        const int64_t done = b + group - first, kept = (done - 1) % CHANGES + 1;
+        if (density && (kept == CHANGES || first + done == last))
+            share_out(c->coefficients + (first + done - kept) * c->count, c->count, changes, far,
+                      shares, floats, c->few, kept, done <= CHANGES);
     }
     team_meet(team);
     merge_rows(c, c->patches, c->object, 2, NULL, thread, threads);
@@ -683,6 +700,143 @@ EXPORT int64_t correct(Team *team, Correction *c) {
     team_work(team, correct_part, c);
     return 1;
 }
+
+/* Waves (side, side) to a field. */
+INLINE void split_row(const float *restrict wave, float *restrict re, float *restrict im,
+                      int64_t count) {
+    for (int64_t j = 0; j < count; j++)
+        re[j] = wave[2 * j], im[j] = wave[2 * j + 1];
+}
+
+CLONED void split(const float *wave, float *field, int64_t side) {
+    float re[LARGEST_SIDE], im[LARGEST_SIDE];
+    for (int64_t i = 0; i < side; i++, wave += 2 * side) {
+        split_row(wave, re, im, side);
+        for (int64_t x = 0; x < side; x += LANES) {
+            float *at = field + x / LANES * block_floats(side) + i * ROW;
+            memcpy(at, re + x, LANES * sizeof(float));
+            memcpy(at + LANES, im + x, LANES * sizeof(float));
+        }
+    }
+}
+
+/* To a sum of spectra, or instead of it, a spectrum times a filter or times its conjugate (`sign`);
+   the filter is (kx, ky). */
+INLINE void filter_row(const float *restrict field, const float *restrict filter, float *restrict to,
+                       float sign, int more) {
+    LANEWISE
+    for (int64_t l = 0; l < LANES; l++) {
+        float x = field[l], y = field[LANES + l], u = filter[2 * l], v = sign * filter[2 * l + 1];
+        to[l] = (more ? to[l] : 0) + x * u - y * v;
+        to[LANES + l] = (more ? to[LANES + l] : 0) + x * v + y * u;
+    }
+}
+
+CLONED void filter(const float *field, const float *by, float *to, float sign, int more,
+                   int64_t side) {
+    const int64_t parts = parts_of(side), rows = side / parts;
+    for (int64_t y = 0; y < side; y += LANES, field += ROW, to += ROW)
+        for (int64_t i = 0; i < side; i++, field += ROW, to += ROW) {
+            const float *own = by + 2 * ((i % rows * parts + i / rows) * side + y);
+            if (more)
+                filter_row(field, own, to, sign, 1);
+            else
+                filter_row(field, own, to, sign, 0);
+        }
+}
+
+CLONED void conjugate(float *field, float norm, int64_t side) {
+    for (int64_t k = 0; k < field_floats(side) / ROW; k++, field += ROW) {
+        LANEWISE
+        for (int64_t l = 0; l < LANES; l++)
+            field[l] *= norm, field[LANES + l] *= -norm;
+    }
+}
+
+/* The spectrum, transposed, of a wave. */
+static void forward(const float *wave, float *spectrum, float *room, const Number *factors,
+                    int64_t side) {
+    const int64_t block = block_floats(side);
+    float *spare = room + field_floats(side), *own = room;
+    split(wave, room, side);
+    for (int64_t x = 0; x < side; x += LANES, own += block) {
+        analyse(own, spare, factors, side);
+        spread(own, spectrum, x, side);
+    }
+    own = spectrum;
+    for (int64_t y = 0; y < side; y += LANES, own += block)
+        analyse(own, spare, factors, side);
+}
+
+/* The wave of a spectrum, which is spent. */
+static void backward(float *spectrum, float *wave, float *room, const Number *factors,
+                     int64_t side) {
+    const int64_t block = block_floats(side);
+    float *spare = room + field_floats(side), *own = spectrum;
+    conjugate(spectrum, 1.0f / (float)(side * side), side);
+    for (int64_t y = 0; y < side; y += LANES, own += block)
+        synthesise(own, spare, factors, side);
+    own = room;
+    for (int64_t x = 0; x < side; x += LANES, own += block) {
+        gather(spectrum, own, x, side);
+        synthesise(own, spare, factors, side);
+    }
+    collect(room, NULL, NULL, wave, NULL, 0, side);
+}
+
+typedef struct {
+    float *waves, *probe;    /* (few, modes, side, side), (modes, side, side) */
+    const float *by;         /* (few, side, side) filters, (kx, ky) */
+    const float *factors;
+    float *scratch;          /* of every thread */
+    int64_t modes, side, few;
+} Filtering;
+
+EXPORT int64_t filtering_floats(int64_t modes, int64_t side) {
+    return (modes + 2) * field_floats(side) + PART * ROW;
+}
+
+/* To each wave its share of the probe: that filtered. */
+static void filter_probe(void *job, Team *team, int64_t thread, int64_t threads) {
+    const Filtering *f = job;
+    const Number *factors = (const Number *)f->factors;
+    const int64_t pixels = f->side * f->side, field = field_floats(f->side);
+    float *spectra = f->scratch + thread * filtering_floats(f->modes, f->side);
+    float *own = spectra + f->modes * field, *room = own + field;
+    (void)team;
+    for (int64_t p = 0; p < f->modes; p++)
+        forward(f->probe + 2 * p * pixels, spectra + p * field, room, factors, f->side);
+    for (int64_t k = thread; k < f->few; k += threads)
+        for (int64_t p = 0; p < f->modes; p++) {
+            filter(spectra + p * field, f->by + 2 * k * pixels, own, 1, 0, f->side);
+            backward(own, f->waves + 2 * (k * f->modes + p) * pixels, room, factors, f->side);
+        }
+}
+
+/* To the probe the sum of the waves, each filtered by the conjugate. */
+static void gather_probe(void *job, Team *team, int64_t thread, int64_t threads) {
+    const Filtering *f = job;
+    const Number *factors = (const Number *)f->factors;
+    const int64_t pixels = f->side * f->side, field = field_floats(f->side);
+    const int64_t floats = filtering_floats(f->modes, f->side);
+    float *sums = f->scratch + thread * floats, *own = sums + f->modes * field, *room = own + field;
+    memset(sums, 0, (size_t)(f->modes * field) * sizeof(float));
+    for (int64_t k = thread; k < f->few; k += threads)
+        for (int64_t p = 0; p < f->modes; p++) {
+            forward(f->waves + 2 * (k * f->modes + p) * pixels, own, room, factors, f->side);
+            filter(own, f->by + 2 * k * pixels, sums + p * field, -1, 1, f->side);
+        }
+    team_meet(team);
+    for (int64_t p = thread; p < f->modes; p += threads) {
+        float *sum = f->scratch + p * field; /* of the first thread */
+        for (int64_t t = 1; t < threads; t++)
+            add(f->scratch + t * floats + p * field, sum, field);
+        backward(sum, f->probe + 2 * p * pixels, room, factors, f->side);
+    }
+}
+
+EXPORT void probe_to_waves(Team *team, Filtering *f) { team_work(team, filter_probe, f); }
+EXPORT void waves_to_probe(Team *team, Filtering *f) { team_work(team, gather_probe, f); }
 
 EXPORT void product(const float *a, const float *b, float *out, int64_t rows, int64_t inner,
                     int64_t columns) {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,15 @@ class _Correction(ctypes.Structure):
             ('batch modes side count few', INTEGER),
         ) for name in names.split()),
     )  # fmt: skip
+
+
+class _Filtering(ctypes.Structure):
+    """`Filtering` of correct.c."""
+
+    _fields_ = (
+        *((name, POINTER) for name in ('waves', 'probe', 'by', 'factors', 'scratch')),
+        *((name, INTEGER) for name in ('modes', 'side', 'few')),
+    )
 
 
 class Witness(NamedTuple):
@@ -66,7 +75,12 @@ class Corrector:
         self.modes, self.side, self.threads = modes, side, threads
         self._correct = declared(library.correct, INTEGER, 'pp')
         self._turn = declared(library.turn, None, 'ppll')
-        floats = declared(library.scratch_floats, INTEGER, 'll')(modes, side)
+        self._spread = declared(library.probe_to_waves, None, 'pp')
+        self._gather = declared(library.waves_to_probe, None, 'pp')
+        floats = max(
+            declared(needed, INTEGER, 'll')(modes, side)
+            for needed in (library.scratch_floats, library.filtering_floats)
+        )
         self._scratch, self._factors = (
             aligned((n,), np.float32) for n in (threads * floats, 2 * side)
         )
@@ -94,6 +108,29 @@ class Corrector:
         one = len(values), self.side, self.side
         self._turn(at(values, np.float32, one), into(made, np.float32, one), len(values), self.side)
         return made
+
+    def filtered(self, probe: Complex, filters: Complex, out: Complex) -> None:
+        """Write the probe (P, N, N) under each of some filters (K, N, N) to `out` (K, P, N, N). The
+        filters are by frequency, zero first, and turned.
+        """
+        self._filter(self._spread, out, probe, filters)
+
+    def gathered(self, waves: Complex, filters: Complex) -> Complex:
+        """Return the sum of waves (K, P, N, N), each under the conjugate of its filter (K, N, N):
+        the adjoint of `filtered`.
+        """
+        probe = aligned(waves.shape[1:])
+        self._filter(self._gather, waves, probe, filters)
+        return probe
+
+    def _filter(self, work: Any, waves: Complex, probe: Complex, filters: Complex) -> None:
+        few, mode = len(waves), (self.modes, self.side, self.side)
+        given = _Filtering(
+            into(waves, np.complex64, (few, *mode)), into(probe, np.complex64, mode),
+            at(filters, np.complex64, (few, *mode[1:])), at(self._factors, np.float32),
+            at(self._scratch, np.float32), self.modes, self.side, few,
+        )  # fmt: skip
+        work(self._team, ctypes.addressof(given))
 
     def __call__(
         self,

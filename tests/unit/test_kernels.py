@@ -103,7 +103,7 @@ def test_what_meets_a_canvas_is_the_same(compiled, batch, modes, side, seed):
 @needs_library
 @settings(max_examples=60, deadline=None)
 @given(
-    batch=st.integers(1, 7), modes=st.integers(1, 3), seed=SIZES['seed'], count=st.integers(1, 12),
+    batch=st.integers(1, 40), modes=st.integers(1, 3), seed=SIZES['seed'], count=st.integers(1, 12),
     side=st.sampled_from([16, 32, 64, 128, 256, 512]), threads=st.integers(1, 3),
     good=st.booleans(), known=st.booleans(), seen=st.booleans(), fall=st.sampled_from([1.0, 0.5]),
     few=st.integers(0, 12),
@@ -135,7 +135,7 @@ def test_a_batch_at_once_is_its_parts(
     corrected = object_.copy()
     PLAIN.merge(corrected, d.corner_px, patches)
 
-    corrector = compiled.corrector((7, modes, side), mask, threads)
+    corrector = compiled.corrector((40, modes, side), mask, threads)
     found = np.full_like(modulus, np.nan), np.full_like(modulus, np.nan)
     for _ in range(2):  # the second time with what the first one left
         own, held = object_.copy(), share.copy() if known else np.full_like(share, np.nan)
@@ -388,3 +388,19 @@ def test_loading_the_library_changes_nothing_for_the_process():
     code = f'import ctypes, numpy as np; ctypes.CDLL({file!r}); print(np.float32(1e-40) * 1)'
     done = subprocess.run([sys.executable, '-c', code], check=True, timeout=60, capture_output=True)
     assert float(done.stdout) > 0
+
+
+@needs_library
+@settings(max_examples=40, deadline=None)
+@given(modes=st.integers(1, 3), few=st.integers(1, 7), threads=st.integers(1, 3),
+       side=st.sampled_from([16, 32, 64, 128, 256, 512]), seed=SIZES['seed'])  # fmt: skip
+def test_probes_are_filtered_and_gathered(compiled, modes, few, threads, side, seed):
+    d = Drawn(few, modes, side, seed)
+    probe, waves, filters = d.waves(d.shape[1:]), d.waves(), d.waves(d.one)
+    corrector = compiled.corrector((1, modes, side), None, threads)
+    turned, made = np.ascontiguousarray(filters.swapaxes(1, 2)), np.empty_like(waves)
+    for _ in range(2):
+        corrector.filtered(probe, turned, made)
+        assert close(made, fft.ifft2(fft.fft2(probe) * filters[:, None]))
+        found = corrector.gathered(waves, turned)
+        assert close(found, fft.ifft2((fft.fft2(waves) * filters[:, None].conj()).sum(0)))
