@@ -45,7 +45,7 @@ from ptychopinn_plugin.backends.torch.canvas_module import CanvasBatch, CanvasMo
 from ptychopinn_plugin.backends.torch.canvas_network import runner
 from ptychopinn_plugin.backends.torch.transforms import TRANSFORMS
 from ptychopinn_plugin.backends.torch.weights import export_weights, import_weights
-from ptychopinn_plugin.canvas import View
+from ptychopinn_plugin.canvas import FEW_VIEWS, View
 from ptychopinn_plugin.canvas_plan import OUTPUTS
 from ptychopinn_plugin.canvas_training import CROP_PX, Example, example
 from ptychopinn_plugin.config import ModelConfig, ReconstructionConfig, TrainingConfig
@@ -60,8 +60,9 @@ from ptychopinn_plugin.sweep_plan import NETWORK_SWEEPS
 HELD = 40
 RATE, WARM_STEPS = 1.5e-3, 500
 AVERAGE = 0.9995  # of the weights before, in the average that is kept
-SETTLED = 0.75  # of the crops come from the second half of the sweeps
+SETTLED = 0.5  # of the crops come from the second half of the sweeps
 SCANS_SHARE = 1 / 3  # of the time
+BRIGHT_TRUST = 0.99
 NUMBER = 22  # of the inputs: tells the sweep
 SPEED_STEPS = 300  # after which it is known how many fit
 CPU = torch.device('cpu')
@@ -160,14 +161,24 @@ def read(file: Path) -> Views:
     ]  # fmt: skip
 
 
+def sparse(e: Example) -> bool:
+    """Return whether the network sees such a scan before the sweeps have settled."""
+    views = 10 ** e.view.coarse[1].astype(np.float32)
+    return bool(np.median(views[e.trust > BRIGHT_TRUST]) < FEW_VIEWS)
+
+
 class Pool:
     """The examples of many scans on the device, from which crops are drawn there: pixels (S, 11)
     of fine, coarse, missing and trust, one example after the other.
     """
 
     def __init__(self, scans: list[Views], device: torch.device) -> None:
-        fitting = [[(e, s) for e, s in views if min(e.shape) >= CROP_PX] for views in scans]
-        examples = [(e, settled, n) for n, views in enumerate(fitting) for e, settled in views]
+        examples = [
+            (e, settled, n)
+            for n, views in enumerate(scans)
+            for e, settled in views
+            if min(e.shape) >= CROP_PX and (settled or sparse(e))
+        ]
         pixels = sum(e.trust.size for e, _, _ in examples)
         self.values = torch.empty((pixels, 11), dtype=torch.float16, device=device)
         first = [0, *np.cumsum([e.trust.size for e, _, _ in examples]).tolist()]
@@ -178,13 +189,10 @@ class Pool:
         self.first = np.array(first[:-1])
         self.shapes = np.array([e.shape for e, _, _ in examples])
         self.states = np.stack([e.view.state for e, _, _ in examples])
-        every = [
-            [k for k, (_, _, n) in enumerate(examples) if n == own] for own in range(len(scans))
-        ]
-        self.scans = [k for k in every if k]
-        settled = np.array([s for _, s, _ in examples])
-        self.is_settled = settled
-        self.settled = [[k for k in group if settled[k]] or group for group in self.scans]
+        self.is_settled = np.array([settled for _, settled, _ in examples])
+        self.groups: dict[bool, dict[int, list[int]]] = {False: {}, True: {}}
+        for k, (_, settled, n) in enumerate(examples):
+            self.groups[settled].setdefault(n, []).append(k)
         # Rows and columns of a crop as it lies, turned and mirrored in all eight ways.
         grid = np.mgrid[:CROP_PX, :CROP_PX]
         ways = [np.rot90(g, k, (1, 2)) for g in (grid, grid[:, ::-1]) for k in range(4)]
@@ -204,14 +212,10 @@ class Pool:
 
     def draw(self, count: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Return which crops to take next."""
-        owner = rng.integers(len(self.scans), size=count)
-        late = rng.random(count) < SETTLED
-        chosen = np.array(
-            [
-                rng.choice((self.settled if only_late else self.scans)[n])
-                for n, only_late in zip(owner, late, strict=True)
-            ]
-        )
+        chosen = np.empty(count, np.int64)
+        for k, late in enumerate((rng.random(count) < SETTLED).tolist()):
+            scans = list((self.groups[late] or self.groups[not late]).values())
+            chosen[k] = rng.choice(scans[rng.integers(len(scans))])
         height, width = self.shapes[chosen].T
         y, x = (rng.integers(n - CROP_PX + 1) for n in (height, width))
         return {
@@ -349,7 +353,7 @@ def train(args: argparse.Namespace, files: list[Path], until: float) -> CanvasMo
     pool_ = Pool(scans[:-HELD], device)
     del scans
     print(
-        f'{len(pool_.scans)} scans to train on, {len(held.scans)} held out, '
+        f'{len(pool_.states)} canvases to train on, {len(held.states)} held out, '
         f'{pool_.values.nbytes / 1e9:.1f} GB, read in {time.monotonic() - begun:.0f} s',
         flush=True,
     )

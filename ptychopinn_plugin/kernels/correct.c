@@ -549,6 +549,12 @@ static int64_t floats_for(int64_t modes, int64_t side) {
            (modes + 1) * field_floats(side) + PART * ROW;
 }
 
+/* Let rows that are needed soon come nearer. */
+INLINE void fetch(const float *from, int64_t floats) {
+    for (int64_t j = 0; j < floats; j += LANES)
+        __builtin_prefetch(from + j, 0, 2);
+}
+
 /* A pattern's patch, and its changes where those are asked for. */
 static void correct_one(const Correction *c, int64_t b, const float *probe, float *change,
                         float *scratch) {
@@ -561,6 +567,8 @@ static void correct_one(const Correction *c, int64_t b, const float *probe, floa
         illuminate(window, c->width, probe + 2 * p * pixels, wave, side);
         float *own = wave;
         for (int64_t x = 0; x < side; x += LANES, own += block) {
+            if (p == 0)
+                fetch(c->amplitude + b * pixels + x * side, LANES * side);
             analyse(own, spare, factors, side);
             spread(own, scratch + p * mode, x, side);
         }
@@ -572,6 +580,7 @@ static void correct_one(const Correction *c, int64_t b, const float *probe, floa
         const Response response = {
             c->amplitude + at, c->good ? c->good + y : NULL, c->modulus ? c->modulus + at : NULL,
             c->miss ? c->miss + at : NULL, c->fall, c->pace / (float)pixels};
+        fetch(c->share + b * pixels + y * side, LANES * side);
         for (int64_t p = 0; p < modes; p++)
             analyse(own + p * mode, spare, factors, side);
         c->errors[b] += respond(own, mode, modes, &response, side);
