@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SOURCES := pyproject.toml constraints.txt hatch_build.py ptychopinn_plugin/host/shim.py $(wildcard ptychopinn_plugin/kernels/*.c)
+SOURCES := pyproject.toml constraints.txt hatch_build.py ptychopinn_plugin/host/shim.py $(wildcard ptychopinn_plugin/kernels/*.[ch])
 
 # The other supported Ptychodus, in an environment of its own, from the built wheel.
 OTHER := 1.6.0

@@ -84,7 +84,7 @@ class HostStep:
     it; nothing but the order of sums depends on their number.
 
     Where the kernels have a `corrector`, it takes the whole batch from the object to its
-    correction; amplitudes, moduli and misses are then turned as it has them.
+    correction; amplitudes are then turned as it has them.
     """
 
     def __init__(self, sweeper: Sweeper, transforms: Transforms) -> None:
@@ -101,9 +101,7 @@ class HostStep:
             self.corrector = self.far.kernels.corrector(shape, self.far.good, workers)
         self.parts: list[Part] = []
         self.threads: ThreadPoolExecutor | None = None
-        if self.corrector is not None:
-            self.seen = aligned((2, largest, 1, side, side), np.float32)
-        else:
+        if self.corrector is None:
             more = [self.far.beside(len(self.far.waves)) for _ in range(count - 1)]
             self.parts = [Part(far) for far in (self.far, *more)]
             self.threads = ThreadPoolExecutor(count - 1) if more else None
@@ -160,20 +158,15 @@ class HostStep:
         self, corrector: Corrector, number: int, plan: SweepPlan, share: Float, known: bool
     ) -> tuple[float, Float | None, None]:
         s, batch, shifted = self.sweeper, self.sweeper.batches[number], self.far.shifted
-        count = len(batch.rows)
-        seen = (self.seen[0, :count], self.seen[1, :count]) if plan.correct else None
-        error, said = corrector(
+        error, ramps, said = corrector(
             s.object, batch.corner_px, (self.coefficients[number], shifted.waves),
-            self._amplitude(number, slice(0, count)), share, (plan.fall, plan.pace), seen=seen,
-            crowded=None if known else batch.crowded(s.side), regularisation=s.regularisation,
-            few=shifted.few(LOW) if s.update_probe else 0,
+            self._amplitude(number, slice(0, len(batch.rows))), share, (plan.fall, plan.pace),
+            ramps=plan.correct, crowded=None if known else batch.crowded(s.side),
+            regularisation=s.regularisation, few=shifted.few(LOW) if s.update_probe else 0,
         )  # fmt: skip
         if said is not None:
             self._step_probe(said.shares, said.density)
-        if seen is None:
-            return error / s.side**2, None, None
-        ramps = self.far.kernels.ramps(*seen, corrector.good)
-        return error / s.side**2, ramps[:, [1, 0, 3, 2, 4]], None  # y and x change places
+        return error / s.side**2, ramps, None
 
     def _amplitude(self, number: int, cut: slice) -> Float:
         """Return the amplitudes (B, N, N) of a part of a batch."""

@@ -1,7 +1,7 @@
 /* A sweep's step on one pattern after another, from the object to its correction, in cache.
 
    Arrays at the boundary are those of kernels.c, but what lies in the far field (amplitude, good,
-   modulus, miss) is transposed: (kx, ky). Sides are powers of two from 16 to LARGEST_SIDE.
+   ramps) is transposed: (kx, ky). Sides are powers of two from 16 to LARGEST_SIDE.
 
    Inside, a field lies in blocks of LANES columns, a row of a block being LANES real parts and then
    LANES imaginary ones. A transform runs along the columns of a block, all lanes at once, in place
@@ -14,6 +14,7 @@
    and ends with the pass across. It too transforms forward, but what `respond` has conjugated.
 */
 
+#include "kernels.h"
 #include "team.h"
 
 #include <math.h>
@@ -529,7 +530,7 @@ typedef struct {
     float *share;                      /* (batch, side, side) denominators: given, or made */
     const uint8_t *crowded;            /* (batch): whether others of the batch overlap; */
     float *light, *brightest;          /* (height, width) of zeros; (batch): to make them, or NULL */
-    float *modulus, *miss;             /* (batch, side, side), or NULL */
+    float *ramps;                      /* (batch, 5), as `ramps` gives them, or NULL */
     float fall, pace, regularisation;
     float *patches; /* (batch, side, side) */
     double *errors; /* (batch) */
@@ -543,10 +544,11 @@ typedef struct {
 /* From one pattern's changes to the next: a row more, for the same reason as of blocks. */
 static int64_t changes_floats(int64_t modes, int64_t side) { return 2 * modes * side * side + ROW; }
 
-/* Floats in `scratch`, for each thread: probes, changes, a field per mode, one more, a part. */
+/* Floats in `scratch`, for each thread: probes, changes, a field per mode, one more, a part, and
+   what is seen of a pattern. */
 static int64_t floats_for(int64_t modes, int64_t side) {
     return TOGETHER * 2 * modes * side * side + CHANGES * changes_floats(modes, side) +
-           (modes + 1) * field_floats(side) + PART * ROW;
+           (modes + 1) * field_floats(side) + PART * ROW + 2 * side * side;
 }
 
 /* Let rows that are needed soon come nearer. */
@@ -562,7 +564,7 @@ static void correct_one(const Correction *c, int64_t b, const float *probe, floa
     const int64_t side = c->side, modes = c->modes, pixels = side * side;
     const int64_t block = block_floats(side), mode = field_floats(side);
     const float *window = c->object + 2 * (c->corners[2 * b] * c->width + c->corners[2 * b + 1]);
-    float *wave = scratch + modes * mode, *spare = wave + mode;
+    float *wave = scratch + modes * mode, *spare = wave + mode, *modulus = spare + PART * ROW;
     for (int64_t p = 0; p < modes; p++) {
         illuminate(window, c->width, probe + 2 * p * pixels, wave, side);
         float *own = wave;
@@ -578,8 +580,8 @@ static void correct_one(const Correction *c, int64_t b, const float *probe, floa
     for (int64_t y = 0; y < side; y += LANES, own += block) {
         const int64_t at = b * pixels + y;
         const Response response = {
-            c->amplitude + at, c->good ? c->good + y : NULL, c->modulus ? c->modulus + at : NULL,
-            c->miss ? c->miss + at : NULL, c->fall, c->pace / (float)pixels};
+            c->amplitude + at, c->good ? c->good + y : NULL, c->ramps ? modulus + y : NULL,
+            modulus + pixels + y, c->fall, c->pace / (float)pixels};
         fetch(c->share + b * pixels + y * side, LANES * side);
         for (int64_t p = 0; p < modes; p++)
             analyse(own + p * mode, spare, factors, side);
@@ -587,6 +589,8 @@ static void correct_one(const Correction *c, int64_t b, const float *probe, floa
         for (int64_t p = 0; p < modes; p++)
             synthesise(own + p * mode, spare, factors, side);
     }
+    if (c->ramps)
+        ramps(modulus, modulus + pixels, c->good, c->ramps + 5 * b, 1, side);
     for (int64_t p = 0; p < modes; p++) {
         own = wave;
         for (int64_t x = 0; x < side; x += LANES, own += block) {

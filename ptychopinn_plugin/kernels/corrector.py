@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..scan import Complex, Float
+from ..slow_phase import SUMS
 from ..transforms import aligned
 from .memory import FLOAT, INTEGER, OUTSIDE, POINTER, at, declared, into
 from .plain import Bits, Corners
@@ -23,7 +24,7 @@ class _Correction(ctypes.Structure):
         *((name, kind) for names, kind in (
             ('object', POINTER), ('height width', INTEGER),
             ('corners coefficients waves amplitude good share crowded light brightest', POINTER),
-            ('modulus miss', POINTER), ('fall pace regularisation', FLOAT),
+            ('ramps', POINTER), ('fall pace regularisation', FLOAT),
             ('patches errors density shares factors scratch', POINTER),
             ('batch modes side count few', INTEGER),
         ) for name in names.split()),
@@ -141,21 +142,20 @@ class Corrector:
         share: Float,
         limits: tuple[float, float],
         *,
-        seen: tuple[Float, Float] | None = None,
+        ramps: bool = False,
         crowded: Bits | None = None,
         regularisation: float = 0.0,
         few: int = 0,
-    ) -> tuple[float, Witness | None]:
+    ) -> tuple[float, Float | None, Witness | None]:
         """Correct an object (H, W) in place by the patterns at `corner_px` (B, 2), under probes
         that are the product of `moved`, coefficients (B, K) and waves (K, P, N, N): do what
         `illuminate`, a transform, `respond`, its inverse, `collect` and `merge` do. Return the sum
-        of (A - |F|)^2 over the pixels that count, and what is said of the probe in its first `few`
-        waves, where any are asked for.
+        of (A - |F|)^2 over the pixels that count; the `slow_phase.ramp_sums` (B, 5), if `ramps` are
+        asked for; and what is said of the probe in its first `few` waves, where any are.
 
         Where it is known which patterns are `crowded` (B,), their `share` (B, N, N) is made, by
         `powers` and `shares` with this regularisation; without, it is given. Amplitudes A
-        (B, N, N), and |F| and A - |F| in `seen`, (B, 1, N, N) each, where it is given, are
-        `turned`.
+        (B, N, N) are `turned`.
         """
         batch, side = len(corner_px), self.side
         one, mode = (batch, side, side), (self.modes, side, side)
@@ -173,9 +173,8 @@ class Corrector:
                 self._light = np.zeros(object_.shape, np.float32)
             c.share, c.light = into(share, np.float32, one), into(self._light, np.float32)
             c.crowded = at(crowded, np.bool_, (batch,))
-        c.modulus = c.miss = None
-        if seen is not None:
-            c.modulus, c.miss = (into(v, np.float32, (batch, 1, side, side)) for v in seen)
+        sums = np.empty((batch, SUMS), np.float32) if ramps else None
+        c.ramps = None if sums is None else into(sums, np.float32)
         c.density = c.shares = None
         if few:
             if not 0 < few <= count:
@@ -188,4 +187,6 @@ class Corrector:
         if not self._correct(self._team, ctypes.addressof(c)):
             raise IndexError(OUTSIDE.format(side, corner_px.tolist(), object_.shape))
         said = Witness(self._shares[0], self._density[0]) if few else None
-        return float(self._errors[:batch].sum()), said
+        if sums is not None:
+            sums = np.ascontiguousarray(sums[:, [1, 0, 3, 2, 4]])  # y and x change places
+        return float(self._errors[:batch].sum()), sums, said

@@ -6,6 +6,8 @@
    nothing, when a window leaves the canvas.
 */
 
+#include "kernels.h"
+
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
