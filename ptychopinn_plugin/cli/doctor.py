@@ -78,7 +78,7 @@ def _tell(report: dict[str, Any]) -> None:
         say('sweeps on a processor: compiled kernels')
     else:
         say(
-            'sweeps on a processor: NumPy, which takes 1.2 to 1.6 times as long as the compiled '
+            'sweeps on a processor: NumPy, which takes 1.4 to 2.1 times as long as the compiled '
             'kernels that an installation makes where it finds a C compiler'
         )
     for name, state in report['backends'].items():
