@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import weakref
 from typing import Any, NamedTuple
 
@@ -49,6 +50,12 @@ class Witness(NamedTuple):
     density: Float
 
 
+def _end(end: Any, team: int | None, process: int) -> None:
+    """End a team; in a copy of the process that began it there are no threads to wait for."""
+    if os.getpid() == process:
+        end(team)
+
+
 def takes(library: ctypes.CDLL, side: int) -> bool:
     """Return whether `Corrector` takes patterns of this side."""
     largest = library.largest_corrected_side
@@ -93,9 +100,9 @@ class Corrector:
         self._density = aligned((threads, side, side), np.float32)
         self._shares = np.empty((threads, 0, modes, side, side), np.complex64)
         self._light = np.empty((0, 0), np.float32)
-        begin, end = declared(library.team_begin, POINTER, 'l'), library.team_end
+        begin = declared(library.team_begin, POINTER, 'l')
         self._team = begin(threads) if threads > 1 else None
-        weakref.finalize(self, declared(end, None, 'p'), self._team)
+        weakref.finalize(self, _end, declared(library.team_end, None, 'p'), self._team, os.getpid())
         self._given = _Correction(
             good=None if self.good is None else at(self.good, np.float32),
             errors=at(self._errors, np.float64), brightest=at(self._brightest, np.float32),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -202,6 +205,22 @@ def test_threads_end_with_what_began_them(compiled):
     assert running() == before + 3
     del corrector
     assert running() == before
+
+
+@needs_library
+def test_a_copy_of_the_process_waits_for_no_thread(compiled):
+    corrector = compiled.corrector((2, 1, 16), None, 4)
+    child = os.fork()
+    if child == 0:
+        del corrector
+        os._exit(0)
+    until = time.monotonic() + 20
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < until:
+        time.sleep(0.01)
+    if ended == (0, 0):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert ended == (child, 0)
 
 
 @needs_library
