@@ -27,15 +27,14 @@ import numpy as np
 from scipy import fft
 
 from .canvas_plan import FOLD, MULTIPLE_PX
-from .geometry import windows
+from .light import BRIGHT, Light
 from .scan import Array, Complex, Float, Scan
 
 MEAN_PX, NOISE_PX = 6.0, 8.0
 # Least square of the noise: of an object that is exact, and times the photons per pixel.
 LEAST_NOISE, LEAST_PHOTON_NOISE = 1e-6, 0.05
-DARK, BRIGHT = 0.03, 0.23  # of the brightest pixel: from where and where fully the answer counts
+DARK = 0.03  # of the brightest pixel: from here to `BRIGHT` the answer counts more and more
 ROOT_NOISE = 0.25  # the variance of a square root of a Poisson count
-FEW_VIEWS = 7.0  # of a pixel, in the middle: with more, sweeps know all that a network could add
 FEW_PHOTONS = 5000.0  # per pixel over the scan
 LARGEST = 100.0  # of the inputs in units of the noise
 
@@ -64,20 +63,15 @@ class View:
 
 
 class Canvas:
-    """What is known of a scan's canvas before the first sweep, for one normalised probe.
+    """What is known of a scan's canvas before the first sweep, under its light."""
 
-    `sparse` says whether the patterns overlap so little that the network helps before the end.
-    """
-
-    def __init__(self, scan: Scan, probe: Complex) -> None:
+    def __init__(self, scan: Scan, light: Light) -> None:
         self.shape = scan.frame.shape
-        light, views = light_and_views(scan, probe)
-        self.light = np.clip(light + 1e-2, 10**-2.1, 10**7.5)
-        self.relative = (light / light.max()).astype(np.float32)
+        self.light = np.clip(light.photons + 1e-2, 10**-2.1, 10**7.5)
+        self.relative = light.relative
         self.trust = np.clip((self.relative - DARK) / (BRIGHT - DARK), 0, 1)
-        self.sparse = bool(np.median(views[self.relative > BRIGHT]) < FEW_VIEWS)
         self._mean_light = smoothed(self.relative, MEAN_PX).real + np.float32(1e-3)
-        self._known = np.stack([np.log10(self.light) / 3 - 1, np.log10(views)])
+        self._known = np.stack([np.log10(self.light) / 3 - 1, np.log10(light.views)])
         self._root_noise = ROOT_NOISE * len(scan) * float((~scan.bad_pixels).sum())
         self._counts = float(scan.totals.sum())
 
@@ -135,28 +129,6 @@ class Canvas:
         real, imag = real * share, imag * share
         made: Complex = (object_ + (real + 1j * imag) * view.unit).astype(np.complex64)
         return made
-
-
-def light_and_views(scan: Scan, probe: Complex) -> tuple[Float, Float]:
-    """Return the photons per pixel over the scan and by how many patterns a pixel is seen: the
-    square of the sum of |P|^2 over the sum of squares. Both (H, W), on whole pixels.
-    """
-    power = (np.abs(probe) ** 2).sum(0).astype(np.float32)
-    shape = scan.frame.shape
-    size = tuple(fft.next_fast_len(n, real=True) for n in shape)
-    corners = np.zeros(size, np.float32)
-    at = windows(scan).corner_px
-    np.add.at(corners, (at[:, 0], at[:, 1]), 1)
-    spectrum = fft.rfft2(corners)
-
-    def spread(kernel: Float) -> Float:
-        made: Float = fft.irfft2(spectrum * fft.rfft2(kernel, size), size)[: shape[0], : shape[1]]
-        return made
-
-    light = np.maximum(spread(power), 0)
-    squares = spread(power**2)
-    squares = np.maximum(squares, 1e-6 * squares.max())
-    return light, np.clip(light**2 / squares, 1, 1000)
 
 
 def smoothed(wave: Array, sigma_px: float) -> Complex:

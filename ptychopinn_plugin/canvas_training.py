@@ -21,6 +21,7 @@ from .canvas import LARGEST, NOISE_PX, Canvas, View, fold, smoothed, unit
 from .canvas_plan import MULTIPLE_PX
 from .config import ModelConfig, ReconstructionConfig, TrainingConfig
 from .errors import DataError, TrainingError, require
+from .light import light_of
 from .result import ObjectImage, Sweep
 from .scaling import normalised_probe, normalised_truth
 from .scan import Complex, Float, Scan
@@ -146,9 +147,9 @@ def _looked_at(scan: Scan, refine: Refine) -> Iterator[tuple[Sweep, Complex]]:
 
 
 def example(scan: Scan, sweep: Sweep, last: Complex, target: Complex) -> Example:
-    canvas = Canvas(scan, normalised_probe(scan))
-    found = sweep.image.object
-    pace = plan_sweep(sweep.number, sweep.total).pace
+    light = light_of(scan, normalised_probe(scan))
+    canvas, found = Canvas(scan, light), sweep.image.object
+    pace = plan_sweep(sweep.number, sweep.total, sparse=light.sparse).pace
     view = canvas.view(found, last, loss=sweep.loss, pace=pace, number=sweep.number)
     slow = unit(smoothed(found * target.conj() * np.sqrt(canvas.relative), TARGET_PX))
     noise = np.abs(view.unit)

@@ -1,8 +1,10 @@
 """How sweeps go, decided once for every back end: step sizes, momentum, regularisation, batches.
 
-Full steps find the picture and then keep the noise of the patterns they saw last; steps that shrink
-over the second half of the sweeps average over all of them. Between sweeps the object is pushed on
-along its last change. Numbers and measurements: benchmarks/RESEARCH.md.
+Steps beyond a whole one find the picture and then keep the noise of the patterns they saw last;
+steps that shrink over the second half of the sweeps average over all of them. Where patterns hardly
+overlap (`light`) there is little to average and far to go: there only the last fifth settles, and a
+network looks at the object on the way. Between sweeps the object is pushed on along its last
+change. Numbers and measurements: benchmarks/RESEARCH.md.
 
 A root of counts is biased where counts are few: most of those pixels read zero, and to follow each
 zero all the way down loses what the rare photons say. The gradient of the Poisson likelihood goes
@@ -21,20 +23,22 @@ from .scan import Complex, Scan
 
 MOMENTUM = 0.5
 MOMENTUM_SHARE = 0.9  # of the sweeps; the last ones settle
-SMALLEST_PACE = 0.1
-SETTLING_SWEEPS = 2.0  # the last step is this divided by the number of sweeps
+FULL_PACE, SMALLEST_PACE = 1.25, 0.1
+# Of how many sweeps one settles, and the last step times their number.
+SETTLING, SETTLING_SPARSE = (2, 2.0), (5, 4.0)
 POISSON_FALL = 0.5
 REGULARISATION = (0.1, 0.5)  # of many and of few photons
 BRIGHT_PHOTONS = 1000.0  # under the beam, per pixel and pattern: the least for the former
 LARGEST_BATCH = 32  # what stays in a CPU's cache
 # Smaller batches take more steps a sweep: where sweeps are few, they get further.
 FEW_SWEEPS, BATCH_OF_FEW = 8, 24
+LEAST_BATCHES = 12  # of a sweep, where patterns are few
 # A GPU takes its time for a batch whatever its size, and the picture is the same: patterns, pixels.
 LARGEST_ON_GPU, MOST_PIXELS_ON_GPU = 256, 2**21
 # After these a network, where there is one, adds what it expects of an object, if the scan is
-# sparse; after the last it takes off noise. Oftener it would push the object away from what the
-# patterns say.
-NETWORK_SWEEPS = (1, 2)
+# sparse and enough of its sweeps follow; after the last it takes off noise. Oftener it would push
+# the object away from what the patterns say.
+NETWORK_SWEEPS, NETWORK_SHARE = (1, 3, 7), 0.75
 FIRST_MOVE = 2  # after this sweep there is an object that tells where patterns belong
 NETWORK_LAST = 0.5
 # Shifted probes are kept between sweeps; beyond this they are made anew for every batch.
@@ -68,19 +72,28 @@ class SweepPlan:
 
 
 def plan_sweep(
-    number: int, total: int, *, slow_phase: bool = True, correct_positions: bool = False
+    number: int,
+    total: int,
+    *,
+    sparse: bool = False,
+    slow_phase: bool = True,
+    correct_positions: bool = False,
 ) -> SweepPlan:
-    """Return the plan of sweep `number` (from 1) of `total`."""
-    half = (total + 1) // 2
-    last = min(1.0, max(SMALLEST_PACE, SETTLING_SWEEPS / total))
-    share = max(0, number - half) / max(1, total - half)
+    """Return the plan of sweep `number` (from 1) of `total`, of a scan whose patterns hardly
+    overlap (`sparse`) or do.
+    """
+    of, sweeps = SETTLING_SPARSE if sparse else SETTLING
+    settling = total // of
+    gone = max(0, number - total + settling) / max(1, settling)
+    last = min(1.0, max(SMALLEST_PACE, sweeps / total))
     moving = 1 < number < total and number <= MOMENTUM_SHARE * total
+    looked_at = sparse and number in NETWORK_SWEEPS and number <= NETWORK_SHARE * total
     return SweepPlan(
-        pace=1 - (1 - last) * share,
-        fall=1.0 if number <= half else POISSON_FALL,
+        pace=FULL_PACE - (FULL_PACE - last) * gone,
+        fall=POISSON_FALL if gone else 1.0,
         correct=slow_phase and due(number),
         momentum=MOMENTUM if moving else 0.0,
-        network=NETWORK_LAST if number == total else float(number in NETWORK_SWEEPS),
+        network=NETWORK_LAST if number == total else float(looked_at),
         move=correct_positions and FIRST_MOVE <= number < total,
     )
 
@@ -127,4 +140,4 @@ def batch_size(scan: Scan, sweeps: int, *, on_gpu: bool = False) -> int:
     largest = BATCH_OF_FEW if sweeps <= FEW_SWEEPS else LARGEST_BATCH
     if on_gpu:
         largest = max(LARGEST_BATCH, min(LARGEST_ON_GPU, MOST_PIXELS_ON_GPU // scan.side_px**2))
-    return max(4, min(largest, len(scan) // 8))
+    return max(4, min(largest, len(scan) // LEAST_BATCHES))

@@ -34,6 +34,7 @@ from .config import ReconstructionConfig
 from .far_field import predict
 from .geometry import Windows, windows
 from .grouping import Rows, spread_batches
+from .light import light_of
 from .position_correction import Positions, shift_slopes
 from .probe_modes import orthogonal
 from .result import ObjectImage, Sweep
@@ -263,7 +264,8 @@ def refine(
     """
     held = held_out(len(scan), config.seed) if config.held_out_stop else None
     sweeper = Sweeper(scan, start, probe, config, make_step, held, threads=threads, on_gpu=on_gpu)
-    positions, canvas = sweeper.positions, None if run is None else Canvas(scan, probe)
+    light = light_of(scan, probe)
+    positions, canvas = sweeper.positions, None if run is None else Canvas(scan, light)
     watched = None if held is None else scan.take(held)
     errors: list[float] = []
     last, number, total = start.object, 0, config.sweeps
@@ -271,13 +273,14 @@ def refine(
         number += 1
         plan = plan_sweep(
             number, total,
-            slow_phase=config.slow_phase, correct_positions=config.correct_positions,
+            sparse=light.sparse, slow_phase=config.slow_phase,
+            correct_positions=config.correct_positions,
         )  # fmt: skip
         loss = sweeper.sweep(plan)
         found = sweeper.object.copy()
-        if canvas and run and plan.network and (canvas.sparse or number == total):
+        if canvas and run and plan.network:
             if positions is not None:
-                canvas = Canvas(positions.scan, probe)
+                canvas = Canvas(positions.scan, light_of(positions.scan, probe))
             found = canvas.corrected(
                 run, found, last, loss=loss, pace=plan.pace, number=number, share=plan.network
             )

@@ -8,19 +8,16 @@ import numpy as np
 import pytest
 
 from ptychopinn_plugin.canvas import (
-    BRIGHT,
     DARK,
     LARGEST,
     Canvas,
     fold,
-    light_and_views,
     smoothed,
     unfold,
 )
 from ptychopinn_plugin.canvas_plan import INPUTS, MULTIPLE_PX, OUTPUTS, WIDTHS, canvas_plan
-from ptychopinn_plugin.geometry import illumination
+from ptychopinn_plugin.light import BRIGHT, light_of
 from ptychopinn_plugin.scaling import normalised_probe
-from ptychopinn_plugin.simulate import Simulation, simulate_scan
 from ptychopinn_plugin.slow_phase import plane
 
 STATE = {'loss': 0.01, 'pace': 0.5, 'number': 4}
@@ -28,7 +25,7 @@ STATE = {'loss': 0.01, 'pace': 0.5, 'number': 4}
 
 @pytest.fixture(scope='module')
 def canvas(small_scan):
-    return Canvas(small_scan, normalised_probe(small_scan))
+    return Canvas(small_scan, light_of(small_scan, normalised_probe(small_scan)))
 
 
 def noisy(scan, sigma=0.1, seed=0):
@@ -51,22 +48,6 @@ def test_folded_channels_are_channel_row_column():
     maps[1, 3, 4] = 1
     channel, y, x = np.argwhere(fold(maps))[0]
     assert (channel, y, x) == (4 + 2, 1, 2)
-
-
-def test_light_is_the_illumination_in_photons(small_scan):
-    probe = normalised_probe(small_scan)
-    light, views = light_and_views(small_scan, probe)
-    expected = illumination(small_scan, probe)
-    np.testing.assert_allclose(light, expected, atol=1e-5 * expected.max())
-    assert views.min() >= 1
-    assert views.max() <= len(small_scan)
-
-
-def test_views_count_the_patterns(small_scan):
-    """Ten times the same place are ten views where the light is."""
-    again = small_scan.take(np.zeros(10, int))
-    light, views = light_and_views(again, normalised_probe(small_scan))
-    assert views[light > 0.5 * light.max()] == pytest.approx(10, rel=1e-3)
 
 
 RAMP = plane((90, 90), (0.02, -0.03)).astype(np.complex64)
@@ -148,11 +129,3 @@ def test_channels_of_the_plan_chain():
         assert (up.inputs, up.outputs) == (down.outputs, down.inputs)
     names = [c.name for c in made.convolutions()]
     assert len(set(names)) == len(names)
-
-
-def test_sparse_is_a_scan_of_few_overlaps():
-    found = {}
-    for patterns in (100, 700):
-        scan = simulate_scan(Simulation(patterns=patterns, object_size_px=220, seed=3))
-        found[patterns] = Canvas(scan, normalised_probe(scan)).sparse
-    assert found == {100: True, 700: False}

@@ -19,6 +19,7 @@ from ptychopinn_plugin.canvas_training import (
 )
 from ptychopinn_plugin.config import ModelConfig, TrainingConfig
 from ptychopinn_plugin.errors import DataError, TrainingError
+from ptychopinn_plugin.light import light_of
 from ptychopinn_plugin.result import Sweep
 from ptychopinn_plugin.scaling import normalised_probe, normalised_truth
 
@@ -43,7 +44,7 @@ def test_supervised_what_is_missing_leads_to_the_truth(small_scan):
     probe = normalised_probe(small_scan)
     truth = normalised_truth(small_scan, probe)
     *_, before, last = refine(small_scan, _start(small_scan), probe, _config(5))
-    canvas = Canvas(small_scan, probe)
+    canvas = Canvas(small_scan, light_of(small_scan, probe))
     made = example(small_scan, last, before.image.object, truth)
     lit = canvas.trust == 1
     missing = np.zeros((2, *canvas.shape), np.float32)

@@ -25,21 +25,32 @@ def plans(total, **more):
 
 
 @pytest.mark.parametrize('total', [1, 2, 3, 4, 5, 10, 20, 101])
-def test_steps_are_whole_and_then_shrink(total):
-    paces = [p.pace for p in plans(total)]
-    assert paces[: (total + 1) // 2] == [1.0] * ((total + 1) // 2)
+@pytest.mark.parametrize(('sparse', 'of', 'last'), [(False, 2, 2), (True, 5, 4)])
+def test_steps_are_full_and_then_shrink(total, sparse, of, last):
+    paces = [p.pace for p in plans(total, sparse=sparse)]
+    full = total - total // of
+    assert paces[:full] == [1.25] * full
     assert (np.diff(paces) <= 1e-12).all()
-    assert paces[-1] == pytest.approx(min(1.0, max(0.1, 2 / total)))
+    if total >= of:
+        assert paces[-1] == pytest.approx(min(1.0, max(0.1, last / total)))
     assert min(paces) >= 0.1 - 1e-12
 
 
 def test_the_settling_sweeps_follow_the_poisson_gradient():
     assert [p.fall for p in plans(6)] == [1, 1, 1, 0.5, 0.5, 0.5]
     assert [p.fall for p in plans(5)] == [1, 1, 1, 0.5, 0.5]
+    assert [p.fall for p in plans(10, sparse=True)] == [1] * 8 + [0.5] * 2
 
 
-def test_short_runs_take_whole_steps():
-    assert [p.pace for p in plans(2)] == [1.0, 1.0]
+def test_a_network_looks_on_the_way_where_patterns_hardly_overlap():
+    assert [p.network for p in plans(10)] == [0] * 9 + [0.5]
+    looks = {
+        total: [k for k, p in enumerate(plans(total, sparse=True), 1) if p.network]
+        for total in (1, 2, 4, 9, 10, 20)
+    }
+    assert looks == {
+        1: [1], 2: [1, 2], 4: [1, 3, 4], 9: [1, 3, 9], 10: [1, 3, 7, 10], 20: [1, 3, 7, 20],
+    }  # fmt: skip
 
 
 def test_the_first_and_last_sweeps_are_not_pushed():
@@ -88,7 +99,7 @@ def test_few_photons_are_regularised_more():
 
 
 def test_a_batch_keeps_its_patterns_apart(small_scan):
-    assert batch_size(small_scan, 20) == batch_size(small_scan, 5) == 120 // 8
+    assert batch_size(small_scan, 20) == batch_size(small_scan, 5) == 120 // 12
     few = replace(
         small_scan,
         counts=small_scan.counts[:9],
@@ -102,9 +113,9 @@ def test_a_batch_keeps_its_patterns_apart(small_scan):
     ('side', 'patterns', 'size'),
     [
         (16, 4000, 256),
-        (16, 900, 112),
-        (16, 120, 15),
-        (128, 1100, 128),
+        (16, 900, 75),
+        (16, 120, 10),
+        (128, 1600, 128),
         (256, 9000, 32),
     ],
 )
