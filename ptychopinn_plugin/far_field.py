@@ -97,21 +97,29 @@ def predict(
     """
     place, rows = windows(scan, image.frame), np.arange(len(scan)) if rows is None else rows
     far, object_ = FarField(transforms, scan, probe, BATCH), np.ascontiguousarray(image.object)
+    shape = min(BATCH, len(rows)), len(probe), scan.side_px
+    corrector = far.kernels.corrector(shape, far.good, transforms.threads())
 
     def predicted(part: Rows) -> Float:
         probes = far.light(far.shifted.coefficients(place.shift_px[part]))
         field = far.field(object_, place.corner_px[part], probes)
         return far.moduli(field)
 
-    error = 0.0
-    for start in range(0, len(rows), BATCH):
-        part = rows[start : start + BATCH]
+    def missed(part: Rows) -> float:
+        amplitude = far.measured(part)
+        if corrector is not None:
+            moved = far.shifted.coefficients(place.shift_px[part]), far.shifted.waves
+            turned = corrector.turned(amplitude)
+            return corrector.misfit(object_, place.corner_px[part], moved, turned)
         found = predicted(part)
         if far.good is not None:
             found *= far.good
-        found -= far.measured(part)[:, None]
+        found -= amplitude[:, None]
         flat = found.reshape(-1)
-        error += float(np.dot(flat, flat))
+        return float(np.dot(flat, flat))
+
+    parts = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+    error = sum(map(missed, parts))
 
     def pattern(row: int) -> Float:
         found: Float = (predicted(np.array([row]))[0, 0] / scan.side_px) ** 2

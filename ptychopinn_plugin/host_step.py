@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .far_field import FarField
 from .grouping import Rows
-from .kernels.corrector import Corrector
+from .kernels.corrector import Corrector, Known, Series
 from .position_correction import shift_sums
 from .scan import Complex, Float
 from .sweep_plan import CACHE_BYTES, SweepPlan
@@ -95,6 +95,7 @@ class HostStep:
         self.far = FarField(transforms, sweeper.scan, sweeper.probe, -(-largest // count))
         self.power = aligned((largest, side, side), np.float32)
         self.corrector: Corrector | None = None
+        self.series: Series | None = None
         if sweeper.positions is None:  # they are corrected by the field, which it does not show
             workers = max(1, min(sweeper.threads, pixels // LEAST_FOR_WORKER))
             shape = largest, modes, side
@@ -119,12 +120,21 @@ class HostStep:
         self.coefficients = [self.far.shifted.coefficients(b.shift_px) for b in batches]
         for part in self.parts:
             part.slopes = None
+        self.series = None
         if self.shares is not None:
             self.shares.forget()
 
     def sweep(self, order: Rows, plan: SweepPlan) -> tuple[float, Sums, Sums]:
         """Take the batches in this order; see `Step`."""
-        return batch_after_batch(self, order, plan)
+        if self.corrector is None or self.measured is None or self.shares is None:
+            return batch_after_batch(self, order, plan)
+        if not all(s.has(k) for s in (self.measured, self.shares) for k in order.tolist()):
+            return batch_after_batch(self, order, plan)
+        if self.series is None:
+            self.series = self._series(self.corrector, self.measured, self.shares)
+        with self.transforms.alone():
+            error, ramps = self.series(order, (plan.fall, plan.pace), ramps=plan.correct)
+        return error / self.sweeper.side**2, ramps, None
 
     def __call__(self, number: int, plan: SweepPlan) -> tuple[float, Float | None, Float | None]:
         """Correct the object (and the probe) by one batch."""
@@ -167,6 +177,14 @@ class HostStep:
         if said is not None:
             self._step_probe(said.shares, said.density)
         return error / s.side**2, ramps, None
+
+    def _series(self, corrector: Corrector, measured: Store, shares: Store) -> Series:
+        known = [
+            Known(batch.corner_px, self.coefficients[number], measured.batch(number),
+                  shares.batch(number))
+            for number, batch in enumerate(self.sweeper.batches)
+        ]  # fmt: skip
+        return corrector.series(self.sweeper.object, self.far.shifted.waves, known)
 
     def _amplitude(self, number: int, cut: slice) -> Float:
         """Return the amplitudes (B, N, N) of a part of a batch."""

@@ -532,7 +532,7 @@ typedef struct {
     float *light, *brightest;          /* (height, width) of zeros; (batch): to make them, or NULL */
     float *ramps;                      /* (batch, 5), as `ramps` gives them, or NULL */
     float fall, pace, regularisation;
-    float *patches; /* (batch, side, side) */
+    float *patches; /* (batch, side, side), or NULL: then nothing is corrected */
     double *errors; /* (batch) */
     float *density; /* (threads, side, side), or NULL: then nothing is said of the probe */
     float *shares;  /* (threads, few, modes, side, side) */
@@ -582,16 +582,17 @@ static void correct_one(const Correction *c, int64_t b, const float *probe, floa
         const Response response = {
             c->amplitude + at, c->good ? c->good + y : NULL, c->ramps ? modulus + y : NULL,
             modulus + pixels + y, c->fall, c->pace / (float)pixels};
-        fetch(c->share + b * pixels + y * side, LANES * side);
+        if (c->patches)
+            fetch(c->share + b * pixels + y * side, LANES * side);
         for (int64_t p = 0; p < modes; p++)
             analyse(own + p * mode, spare, factors, side);
         c->errors[b] += respond(own, mode, modes, &response, side);
-        for (int64_t p = 0; p < modes; p++)
+        for (int64_t p = 0; c->patches && p < modes; p++)
             synthesise(own + p * mode, spare, factors, side);
     }
     if (c->ramps)
         ramps(modulus, modulus + pixels, c->good, c->ramps + 5 * b, 1, side);
-    for (int64_t p = 0; p < modes; p++) {
+    for (int64_t p = 0; c->patches && p < modes; p++) {
         own = wave;
         for (int64_t x = 0; x < side; x += LANES, own += block) {
             gather(scratch + p * mode, own, x, side);
@@ -690,6 +691,8 @@ static void correct_part(void *job, Team *team, int64_t thread, int64_t threads)
             share_out(c->coefficients + (first + done - kept) * c->count, c->count, changes, far,
                       shares, floats, c->few, kept, done <= CHANGES);
     }
+    if (!c->patches)
+        return;
     team_meet(team);
     merge_rows(c, c->patches, c->object, 2, NULL, thread, threads);
     if (c->light)
@@ -703,14 +706,49 @@ static void correct_part(void *job, Team *team, int64_t thread, int64_t threads)
 EXPORT int64_t scratch_floats(int64_t modes, int64_t side) { return floats_for(modes, side); }
 EXPORT int64_t largest_corrected_side(void) { return LARGEST_SIDE; }
 
-/* Answers 0, and has done nothing, when a window leaves the object. */
-EXPORT int64_t correct(Team *team, Correction *c) {
+static int64_t lies_inside(const Correction *c) {
     for (int64_t b = 0; b < c->batch; b++) {
         const int64_t y = c->corners[2 * b], x = c->corners[2 * b + 1];
         if (y < 0 || x < 0 || y > c->height - c->side || x > c->width - c->side)
             return 0;
     }
+    return 1;
+}
+
+/* Answers 0, and has done nothing, when a window leaves the object. */
+EXPORT int64_t correct(Team *team, Correction *c) {
+    if (!lies_inside(c))
+        return 0;
     team_work(team, correct_part, c);
+    return 1;
+}
+
+typedef struct {
+    const Correction *corrections;
+    const int64_t *order; /* (count) numbers of corrections */
+    int64_t count, ramps; /* whether these are asked for */
+    float fall, pace;     /* instead of the corrections' own */
+} Series;
+
+static void correct_each(void *job, Team *team, int64_t thread, int64_t threads) {
+    const Series *s = job;
+    for (int64_t k = 0; k < s->count; k++) {
+        Correction c = s->corrections[s->order[k]];
+        c.fall = s->fall, c.pace = s->pace;
+        if (!s->ramps)
+            c.ramps = NULL;
+        correct_part(&c, team, thread, threads);
+        if (k + 1 < s->count)
+            team_meet(team);
+    }
+}
+
+/* One after another; answers as `correct` does. */
+EXPORT int64_t correct_series(Team *team, Series *s) {
+    for (int64_t k = 0; k < s->count; k++)
+        if (!lies_inside(s->corrections + s->order[k]))
+            return 0;
+    team_work(team, correct_each, s);
     return 1;
 }
 

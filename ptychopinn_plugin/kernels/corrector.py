@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import weakref
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..grouping import Rows
 from ..scan import Complex, Float
 from ..slow_phase import SUMS
 from ..transforms import aligned
@@ -16,6 +18,8 @@ from .memory import FLOAT, INTEGER, OUTSIDE, POINTER, at, declared, into
 from .plain import Bits, Corners
 
 SMALLEST_SIDE = 16
+AT_ONCE = 64  # batches, before the interpreter is asked whether to go on
+TURNED = [1, 0, 3, 2, 4]  # `ramp_sums` where y and x change places
 
 
 class _Correction(ctypes.Structure):
@@ -32,6 +36,15 @@ class _Correction(ctypes.Structure):
     )  # fmt: skip
 
 
+class _Series(ctypes.Structure):
+    """`Series` of correct.c."""
+
+    _fields_ = (
+        ('corrections', POINTER), ('order', POINTER), ('count', INTEGER), ('ramps', INTEGER),
+        ('fall', FLOAT), ('pace', FLOAT),
+    )  # fmt: skip
+
+
 class _Filtering(ctypes.Structure):
     """`Filtering` of correct.c."""
 
@@ -39,6 +52,17 @@ class _Filtering(ctypes.Structure):
         *((name, POINTER) for name in ('waves', 'probe', 'by', 'factors', 'scratch')),
         *((name, INTEGER) for name in ('modes', 'side', 'few')),
     )
+
+
+class Known(NamedTuple):
+    """A batch all of which is known but the object: `corner_px` (B, 2), `coefficients` (B, K) of
+    the waves of its probes, `amplitude` and `share` (B, N, N); see `Corrector`.
+    """
+
+    corner_px: Corners
+    coefficients: Float
+    amplitude: Float
+    share: Float
 
 
 class Witness(NamedTuple):
@@ -82,6 +106,7 @@ class Corrector:
         size, modes, side = shape
         self.modes, self.side, self.threads = modes, side, threads
         self._correct = declared(library.correct, INTEGER, 'pp')
+        self._correct_series = declared(library.correct_series, INTEGER, 'pp')
         self._turn = declared(library.turn, None, 'ppll')
         self._spread = declared(library.probe_to_waves, None, 'pp')
         self._gather = declared(library.waves_to_probe, None, 'pp')
@@ -166,13 +191,9 @@ class Corrector:
         """
         batch, side = len(corner_px), self.side
         one, mode = (batch, side, side), (self.modes, side, side)
-        coefficients, waves = moved
-        count, c = len(waves), self._given
-        c.object, (c.height, c.width) = into(object_, np.complex64), object_.shape
-        c.corners = at(corner_px, np.int64, (batch, 2))
-        c.coefficients = at(coefficients, np.float32, (batch, count))
-        c.waves = at(waves, np.complex64, (count, *mode))
-        c.amplitude, c.share = at(amplitude, np.float32, one), at(share, np.float32, one)
+        count, c = len(moved[1]), self._given
+        self._tell(c, object_, corner_px, moved, amplitude)
+        c.object, c.share = into(object_, np.complex64), at(share, np.float32, one)
         c.patches = into(self._patches[:batch], np.complex64, one)
         c.crowded = c.light = None
         if crowded is not None:
@@ -189,11 +210,102 @@ class Corrector:
             if self._shares.shape[1] != few:
                 self._shares = aligned((self.threads, few, *mode))
             c.density, c.shares = (into(v, v.dtype.type) for v in (self._density, self._shares))
-        (c.fall, c.pace), c.regularisation = limits, regularisation
-        c.batch, c.count, c.few = batch, count, few
+        (c.fall, c.pace), c.regularisation, c.few = limits, regularisation, few
         if not self._correct(self._team, ctypes.addressof(c)):
             raise IndexError(OUTSIDE.format(side, corner_px.tolist(), object_.shape))
         said = Witness(self._shares[0], self._density[0]) if few else None
         if sums is not None:
-            sums = np.ascontiguousarray(sums[:, [1, 0, 3, 2, 4]])  # y and x change places
+            sums = np.ascontiguousarray(sums[:, TURNED])
         return float(self._errors[:batch].sum()), sums, said
+
+    def misfit(
+        self, object_: Complex, corner_px: Corners, moved: tuple[Float, Complex], amplitude: Float
+    ) -> float:
+        """Return the sum of (A - |F|)^2 as a call does, which corrects nothing."""
+        c = self._given
+        self._tell(c, object_, corner_px, moved, amplitude)
+        c.object = at(object_, np.complex64)
+        c.patches = c.share = c.crowded = c.light = c.ramps = c.density = c.shares = None
+        (c.fall, c.pace), c.regularisation, c.few = (1.0, 0.0), 0.0, 0
+        if not self._correct(self._team, ctypes.addressof(c)):
+            raise IndexError(OUTSIDE.format(self.side, corner_px.tolist(), object_.shape))
+        return float(self._errors[: len(corner_px)].sum())
+
+    def series(self, object_: Complex, waves: Complex, batches: Sequence[Known]) -> Series:
+        """Return what corrects an object (H, W) in place by batches whose probes are made of the
+        waves (K, P, N, N). All the memory is used where it lies, as it is when it is used.
+        """
+        return Series(self, object_, waves, batches)
+
+    def describe(self, c: _Correction, object_: Complex, waves: Complex, batch: Known) -> None:
+        """Tell all of a batch but its limits and where errors and ramps go."""
+        ctypes.memmove(ctypes.addressof(c), ctypes.addressof(self._given), ctypes.sizeof(c))
+        self._tell(c, object_, batch.corner_px, (batch.coefficients, waves), batch.amplitude)
+        one = len(batch.corner_px), self.side, self.side
+        c.object, c.share = into(object_, np.complex64), at(batch.share, np.float32, one)
+        c.patches = into(self._patches[: one[0]], np.complex64, one)
+        c.crowded = c.light = c.density = c.shares = None
+        c.few = 0
+
+    def run(self, series: _Series, object_: Complex) -> None:
+        """Correct by a series of batches, each described."""
+        if not self._correct_series(self._team, ctypes.addressof(series)):
+            raise IndexError(OUTSIDE.format(self.side, 'some place', object_.shape))
+
+    def _tell(
+        self,
+        c: _Correction,
+        object_: Complex,
+        corner_px: Corners,
+        moved: tuple[Float, Complex],
+        amplitude: Float,
+    ) -> None:
+        """Tell of the patterns of a batch, and where they lie."""
+        (coefficients, waves), batch, side = moved, len(corner_px), self.side
+        c.batch, c.count, (c.height, c.width) = batch, len(waves), object_.shape
+        c.corners = at(corner_px, np.int64, (batch, 2))
+        c.coefficients = at(coefficients, np.float32, (batch, len(waves)))
+        c.waves = at(waves, np.complex64, (len(waves), self.modes, side, side))
+        c.amplitude = at(amplitude, np.float32, (batch, side, side))
+
+
+class Series:
+    """Batches that are corrected one after another, without the interpreter in between: where they
+    are small, it would take as long as they do. See `Corrector.series`.
+    """
+
+    def __init__(
+        self, corrector: Corrector, object_: Complex, waves: Complex, batches: Sequence[Known]
+    ) -> None:
+        self.corrector, self._object = corrector, object_
+        self._kept = waves, batches  # as long as C knows where they lie
+        first = np.cumsum([0, *(len(b.corner_px) for b in batches)])
+        self._first = first.tolist()
+        self._errors = np.empty(first[-1])
+        self._ramps = np.empty((first[-1], SUMS), np.float32)
+        self._corrections = (_Correction * len(batches))()
+        for c, batch, start in zip(self._corrections, batches, self._first, strict=False):
+            corrector.describe(c, object_, waves, batch)
+            c.errors = into(self._errors[start:], np.float64)
+            c.ramps = into(self._ramps[start:], np.float32)
+
+    def __call__(
+        self, order: Rows, limits: tuple[float, float], *, ramps: bool = False
+    ) -> tuple[float, Float | None]:
+        """Correct by the batches of these numbers (L,), in this order and with these limits; return
+        what `Corrector` does of all of them, the ramps in the order of the numbers.
+        """
+        order = np.ascontiguousarray(order, np.int64)
+        if len(order) and not 0 <= order.min() <= order.max() < len(self._corrections):
+            raise IndexError(f'Expected numbers below {len(self._corrections)}, not {order}')
+        series = _Series(ctypes.addressof(self._corrections), ramps=ramps)
+        series.fall, series.pace = limits
+        for start in range(0, len(order), AT_ONCE):
+            part = order[start : start + AT_ONCE]
+            series.order, series.count = at(part, np.int64), len(part)
+            self.corrector.run(series, self._object)
+        rows = [slice(*self._first[k : k + 2]) for k in sorted(order.tolist())]
+        error = sum(float(self._errors[r].sum()) for r in rows)
+        if not ramps:
+            return error, None
+        return error, np.concatenate([self._ramps[r] for r in rows])[:, TURNED]
