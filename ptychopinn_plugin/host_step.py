@@ -19,7 +19,7 @@ from .sweep_plan import CACHE_BYTES, SweepPlan
 from .sweeper import Sums, Sweeper, batch_after_batch
 from .transforms import Transforms, aligned
 
-LOW = 4  # degree of the series by which what patterns say of the probe is moved back
+LOW = 5  # degree of the series by which what patterns say of the probe is moved back
 # Of all modes, for a thread and for one of the corrector's: with fewer it costs more than it gains.
 LEAST_PIXELS, LEAST_FOR_WORKER = 3 * 2**14, 2**14
 
