@@ -7,12 +7,16 @@ The object is sampled on whole pixels only; the remainder of each position goes 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import fft
 
 from .scan import Complex, Double, Float, Frame, Scan
+
+ROUNDING = 1e-12  # of the largest sum: below it nothing is there but the transforms' rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,11 +63,25 @@ def illumination(scan: Scan, probe: Complex) -> Double:
     whole pixels.
     """
     power = (np.abs(probe).astype(np.float64) ** 2).sum(0)
-    light = np.zeros(scan.frame.shape)
-    side = scan.side_px
-    for y, x in windows(scan).corner_px:
-        light[y : y + side, x : x + side] += power
+    (light,) = spread(windows(scan).corner_px, [power], scan.frame.shape)
     return light
+
+
+def spread(
+    corner_px: NDArray[np.int64], pictures: Sequence[Double], shape: tuple[int, int]
+) -> list[Double]:
+    """Return for each of some pictures (N, N) the sum of its copies at corners (M, 2), (H, W);
+    pictures are nowhere negative.
+    """
+    size = tuple(fft.next_fast_len(n, real=True) for n in shape)
+    points = np.zeros(size)
+    np.add.at(points, (corner_px[:, 0], corner_px[:, 1]), 1)
+    spectrum, made = fft.rfft2(points), []
+    for picture in pictures:
+        sums = fft.irfft2(spectrum * fft.rfft2(picture, size), size)[: shape[0], : shape[1]]
+        sums[sums < ROUNDING * sums.max()] = 0
+        made.append(sums)
+    return made
 
 
 def relative_illumination(scan: Scan, probe: Complex) -> Float:

@@ -21,18 +21,18 @@ def compact_order(positions_px: Double) -> Rows:
     """Return the rows (M,) in an order in which near numbers are near places: halves of the longer
     side, again and again.
     """
-    order: list[Rows] = []
-    stack = [np.arange(len(positions_px))]
-    while stack:
-        rows = stack.pop()
-        if len(rows) <= 2:
-            order.append(rows)
-            continue
-        axis = int(np.argmax(np.ptp(positions_px[rows], axis=0)))
-        sorted_rows = rows[np.argsort(positions_px[rows, axis], kind='stable')]
-        middle = len(rows) // 2
-        stack += [sorted_rows[middle:], sorted_rows[:middle]]
-    return np.concatenate(order)
+    order, counts = np.arange(len(positions_px)), np.array([len(positions_px)])
+    while counts.max() > 2:  # all parts of a level at once
+        first, part = np.cumsum(counts) - counts, np.repeat(np.arange(len(counts)), counts)
+        places = positions_px[order]
+        sides = np.maximum.reduceat(places, first) - np.minimum.reduceat(places, first)
+        along = places[np.arange(len(order)), sides.argmax(1)[part]]
+        along[counts[part] <= 2] = 0  # these stay as they are
+        order = order[np.lexsort((along, part))]
+        halves = np.stack([counts // 2, counts - counts // 2], 1)
+        counts = np.where(counts[:, None] > 2, halves, np.stack([counts, 0 * counts], 1)).ravel()
+        counts = counts[counts > 0]
+    return order
 
 
 def spread_batches(positions_px: Double, size: int) -> list[Rows]:

@@ -107,8 +107,6 @@ class HostStep:
             self.parts = [Part(far) for far in (self.far, *more)]
             self.threads = ThreadPoolExecutor(count - 1) if more else None
             self.light = np.zeros(sweeper.object.shape, np.float32)
-        # Denominators, and amplitudes for many sweeps, are kept between sweeps while they fit: to
-        # fill new memory takes as long as to make amplitudes a few times.
         held = 8 * len(sweeper.scan) * sweeper.side**2 <= CACHE_BYTES
         self.measured = Store(sweeper) if held and sweeper.many else None
         self.shares = Store(sweeper) if held and not sweeper.update_probe else None

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy import fft
 
-from .geometry import windows
+from .geometry import spread, windows
 from .scan import Complex, Float, Scan
 
 BRIGHT = 0.23  # of the brightest pixel: what counts as lit
@@ -44,18 +43,8 @@ class Light:
 
 def light_of(scan: Scan, probe: Complex) -> Light:
     """Return the light of a scan with a normalised probe."""
-    power = (np.abs(probe) ** 2).sum(0).astype(np.float32)
-    shape = scan.frame.shape
-    size = tuple(fft.next_fast_len(n, real=True) for n in shape)
-    corners = np.zeros(size, np.float32)
-    at = windows(scan).corner_px
-    np.add.at(corners, (at[:, 0], at[:, 1]), 1)
-    spectrum = fft.rfft2(corners)
-
-    def spread(kernel: Float) -> Float:
-        made: Float = fft.irfft2(spectrum * fft.rfft2(kernel, size), size)[: shape[0], : shape[1]]
-        return made
-
-    photons, squares = np.maximum(spread(power), 0), spread(power**2)
+    power = (np.abs(probe).astype(np.float64) ** 2).sum(0)
+    photons, squares = spread(windows(scan).corner_px, [power, power**2], scan.frame.shape)
     squares = np.maximum(squares, 1e-6 * squares.max())
-    return Light(photons, np.clip(photons**2 / squares, 1, 1000))
+    views = np.clip(photons**2 / squares, 1, 1000)
+    return Light(photons.astype(np.float32), views.astype(np.float32))

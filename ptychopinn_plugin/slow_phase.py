@@ -9,7 +9,8 @@ measured as a displacement, by least squares over the pixels of each pattern,
 the ramps of all patterns are spread over the object with |P|^2, weighted by how well each is known,
 and Poisson's equation turns the field of gradients into a phase (free borders, by cosine
 transforms). Exact for a phase that is linear under the probe; what is left is fine detail, which
-the sweeps see. Five sums per pattern are all it needs, so it costs a few percent of a sweep.
+the sweeps see. Five sums per pattern are all it needs; and as the field is no finer than the probe,
+it is spread and integrated on a grid of a few cells across the probe.
 
 What moves patterns otherwise (a beam that points elsewhere, a wrong probe or position) is no
 gradient of a phase: half of such a field is curl, which no phase can have. So in every band of
@@ -19,6 +20,8 @@ Letters as in `scan`; the modulus and the miss may carry any common factor.
 """
 
 from __future__ import annotations
+
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +36,7 @@ LARGEST_MOVE_PX = 1.0  # of a pattern, in one correction: beyond it |F| is not l
 DAMPING = 1e-2  # of the mean squared slope: patterns without structure say nothing
 DOUBT = 0.5  # of as much divergence as there is curl; more slows sound scans, see RESEARCH.md
 BANDS_PER_OCTAVE = 2
+CELLS = 8.0  # across the probe, at least
 JUDGED = 0.1  # of the brightest spot: where the curl is looked at
 UNLIT = 1e-3  # of the brightest spot: darker parts keep their phase
 BATCH = 32
@@ -62,15 +66,24 @@ class SlowPhase:
         self, corner_px: NDArray[np.int64], probe: Complex, shape: tuple[int, int]
     ) -> None:
         self.shape, self.side = shape, probe.shape[-1]
-        self._grid = (fft.next_fast_len(shape[0], True), fft.next_fast_len(shape[1], True))
-        self.move(corner_px)
-        self._band = _bands(shape)
         power = (np.abs(probe) ** 2).sum(0)
-        self._power = fft.rfft2((power / power.max()).astype(np.float32), self._grid)
+        width_px = float(np.sqrt(power.sum() ** 2 / (power**2).sum()))
+        self.pitch_px = max(1, int(width_px / CELLS))
+        y, x = (fft.next_fast_len(-(-n // self.pitch_px) + 1, True) for n in shape)
+        self._grid = y, x
+        self.move(corner_px)
+        self._band = _bands(self._grid)
+        cells = _cells((power / power.max()).astype(np.float32), self.pitch_px)
+        self._power = fft.rfft2(cells, self._grid)
 
     def move(self, corner_px: NDArray[np.int64]) -> None:
         """Put the patterns elsewhere, (M, 2)."""
-        self._place = np.ravel_multi_index((corner_px[:, 0], corner_px[:, 1]), self._grid)
+        # Between cells a pattern is shared among the four that are next.
+        (y, x), (down, right) = (v.T for v in np.divmod(corner_px, self.pitch_px))
+        near = [(y + i) * self._grid[1] + x + j for i in (0, 1) for j in (0, 1)]
+        sides = [np.stack([self.pitch_px - r, r]) / self.pitch_px for r in (down, right)]
+        self._place = np.concatenate(near)
+        self._part = np.einsum('im,jm->ijm', *sides).reshape(4, -1)
 
     def phase(self, sums: Array, *, doubting: bool = True) -> Float:
         """Return the phase (H, W) [rad] to add to the object, for the `ramp_sums` (M, 5); without
@@ -79,15 +92,23 @@ class SlowPhase:
         ramps, known = self.ramps(sums)
         light, *field = (self._spread(v) for v in (known, known * ramps[:, 0], known * ramps[:, 1]))
         light = np.maximum(light, 0) + np.float32(max(UNLIT * float(light.max()), 1e-30))
+        light /= self.pitch_px  # slopes in radians per cell
         slope_y, slope_x = field[0] / light, field[1] / light
         waves = potential(slope_y, slope_x)
         if doubting:
             waves *= self._believed(slope_y, slope_x, light > JUDGED * float(light.max()))
-        phase: Float = fft.idctn(waves, norm='ortho')
-        return phase
+        return self._refined(waves)
+
+    def _refined(self, waves: Float) -> Float:
+        """Return the phase (H, W) of cosines on the grid."""
+        height, width = self._grid
+        fine = np.zeros((height * self.pitch_px, width * self.pitch_px), np.float32)
+        fine[:height, :width] = waves * np.float32(self.pitch_px)
+        phase: Float = fft.idctn(fine, norm='ortho', overwrite_x=True)
+        return phase[: self.shape[0], : self.shape[1]]
 
     def _believed(self, slope_y: Float, slope_x: Float, lit: Array) -> Float:
-        """Return by what share to believe each wave of the potential of slopes, (H, W)."""
+        """Return by what share to believe each wave of the potential of slopes, on the grid."""
         own_y, own_x = ((s - s[lit].mean()) * lit for s in (slope_y, slope_x))
         along, across = (
             self._by_band(potential(*pair)) for pair in ((own_y, own_x), (-own_x, own_y))
@@ -114,11 +135,12 @@ class SlowPhase:
         return move * (2 * np.pi / self.side), known
 
     def _spread(self, values: Double) -> Float:
-        """Return the values (M,) spread over the object with |P|^2, (H, W)."""
-        points = np.bincount(self._place, values, self._grid[0] * self._grid[1])
+        """Return the values (M,) spread over the grid with |P|^2."""
+        parts = (self._part * values).ravel()
+        points = np.bincount(self._place, parts, self._grid[0] * self._grid[1])
         points = points.reshape(self._grid).astype(np.float32)
-        spread = fft.irfft2(fft.rfft2(points) * self._power, self._grid)
-        return np.asarray(spread[: self.shape[0], : self.shape[1]])
+        spread: Float = fft.irfft2(fft.rfft2(points) * self._power, self._grid)
+        return spread
 
 
 def potential(slope_y: Float, slope_x: Float) -> Float:
@@ -145,11 +167,22 @@ def integrate(slope_y: Float, slope_x: Float) -> Float:
     return phase
 
 
+def _cells(picture: Float, pitch_px: int) -> Float:
+    """Return the sums of a picture (N, N) over cells of so many pixels a side."""
+    missing = -len(picture) % pitch_px
+    count = (len(picture) + missing) // pitch_px
+    padded = np.pad(picture, (0, missing)).reshape(count, pitch_px, count, pitch_px)
+    sums: Float = padded.sum((1, 3))
+    return sums
+
+
+@lru_cache(maxsize=4)
 def _laplacian(shape: tuple[int, ...]) -> Float:
     """Return the eigenvalues (H, W) of the Laplacian with free borders; -1 for the mean."""
     y, x = (2 * np.cos(np.pi * np.arange(n) / n) - 2 for n in shape)
     values: Float = (y[:, None] + x).astype(np.float32)
     values[0, 0] = -1
+    values.flags.writeable = False
     return values
 
 

@@ -42,7 +42,7 @@ from .scaling import amplitudes
 from .scan import Complex, Float, Scan
 from .slow_phase import SlowPhase, mean_ramp, plane
 from .sweep_plan import (
-    FEW_SWEEPS,
+    KEEPING_SWEEPS,
     SweepPlan,
     batch_size,
     held_out,
@@ -55,6 +55,7 @@ from .transforms import PLAIN
 logger = logging.getLogger(__name__)
 
 
+LEAST_SHARED = 2**18  # pixels of an object: with fewer, threads cost more than they gain
 Sums = Any  # `ramp_sums` (B, 5) or `shift_sums` (B, 6), an array or what becomes one, or None
 BatchStep = Callable[[int, SweepPlan], tuple[float, Sums, Sums]]
 
@@ -117,7 +118,7 @@ class Sweeper:
         self.update_probe, self.weight = config.update_probe, start.weight
         self.rng = np.random.default_rng(config.seed)
         self.regularisation = regularisation(probe)
-        self.many = config.sweeps > FEW_SWEEPS
+        self.many = config.sweeps >= KEEPING_SWEEPS
         self.size = config.sweep_batch_size or batch_size(scan, config.sweeps, on_gpu=on_gpu)
         self.batches = _batches(scan, self.size, held)
         self.used = len(self.batches)
@@ -141,7 +142,7 @@ class Sweeper:
         if self.update_probe:
             self._fix_ambiguities()
         if plan.correct:
-            with fft.set_workers(self.threads):
+            with fft.set_workers(self.threads if self.object.size > LEAST_SHARED else 1):
                 phase = self.slow.phase(ramps)
             self.object *= np.cos(phase) + 1j * np.sin(phase)
         self.step.take_over()
