@@ -41,8 +41,8 @@ LARGEST_ON_GPU, MOST_PIXELS_ON_GPU = 256, 2**21
 NETWORK_SWEEPS, NETWORK_SHARE = (1, 3, 7), 0.75
 FIRST_MOVE = 2  # after this sweep there is an object that tells where patterns belong
 NETWORK_LAST = 0.5
-# Amplitudes and denominators are kept between sweeps while they fit. To fill new memory takes as long
-# as to make amplitudes a few times: so many sweeps pay for it.
+# Amplitudes and denominators are kept between sweeps while they fit. To fill new memory takes as
+# long as to make amplitudes a few times: so many sweeps pay for it.
 CACHE_BYTES, KEEPING_SWEEPS = 1 << 30, 4
 
 # Held-out patterns, where they decide: their share, their least and largest number, from which
