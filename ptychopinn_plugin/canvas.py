@@ -28,7 +28,7 @@ from scipy import fft
 
 from .canvas_plan import FOLD, MULTIPLE_PX
 from .light import BRIGHT, Light
-from .scan import Array, Complex, Float, Scan
+from .scan import Array, Complex, Double, Float, Scan
 
 MEAN_PX, NOISE_PX = 6.0, 8.0
 # Least square of the noise: of an object that is exact, and times the photons per pixel.
@@ -70,7 +70,7 @@ class Canvas:
         self.light = np.clip(light.photons + 1e-2, 10**-2.1, 10**7.5)
         self.relative = light.relative
         self.trust = np.clip((self.relative - DARK) / (BRIGHT - DARK), 0, 1)
-        self._mean_light = smoothed(self.relative, MEAN_PX).real + np.float32(1e-3)
+        self._mean_light = smoothed(self.relative, MEAN_PX) + np.float32(1e-3)
         self._known = np.stack([np.log10(self.light) / 3 - 1, np.log10(light.views)])
         self._root_noise = ROOT_NOISE * len(scan) * float((~scan.bad_pixels).sum())
         self._counts = float(scan.totals.sum())
@@ -102,7 +102,7 @@ class Canvas:
         diagonal = np.zeros(seen.shape, np.float32)
         rows = seen[:-1] - seen[1:]
         diagonal[:-1, :-1] = np.abs((rows[:, :-1] - rows[:, 1:]) / 2) ** 2
-        variance = np.maximum(smoothed(diagonal, NOISE_PX).real, 0)
+        variance = np.maximum(smoothed(diagonal, NOISE_PX), 0)
         made: Float = np.sqrt(variance + LEAST_PHOTON_NOISE / self.light + LEAST_NOISE)
         return made.astype(np.float32)
 
@@ -131,15 +131,25 @@ class Canvas:
         return made
 
 
-def smoothed(wave: Array, sigma_px: float) -> Complex:
-    """Return a wave (H, W) convolved with a Gaussian; outside it is zero."""
+def smoothed(wave: Array, sigma_px: float) -> Array:
+    """Return a wave (H, W), real or complex, convolved with a Gaussian; outside it is zero."""
     height, width = wave.shape
-    margin = int(3 * sigma_px)
-    size = fft.next_fast_len(height + margin), fft.next_fast_len(width + margin)
-    y, x = fft.fftfreq(size[0])[:, None], fft.fftfreq(size[1])
-    kernel = np.exp(-2 * (np.pi * sigma_px) ** 2 * (y**2 + x**2)).astype(np.float32)
-    spectrum = fft.fft2(wave.astype(np.complex64), size)
-    made: Complex = fft.ifft2(spectrum * kernel)[:height, :width]
+    margin, real = int(3 * sigma_px), wave.dtype.kind == 'f'
+    there, back, kind = (
+        (fft.rfft2, fft.irfft2, np.float32) if real else (fft.fft2, fft.ifft2, np.complex64)
+    )
+    size = tuple(fft.next_fast_len(n + margin, real) for n in (height, width))
+    y, x = fft.fftfreq(size[0]), (fft.rfftfreq if real else fft.fftfreq)(size[1])
+    kernel = _gaussian(y, sigma_px)[:, None] * _gaussian(x, sigma_px)
+    spectrum = there(wave.astype(kind, copy=False), size)
+    spectrum *= kernel
+    made: Array = back(spectrum, size)[:height, :width]
+    return made
+
+
+def _gaussian(frequency: Double, sigma_px: float) -> Float:
+    """Return the transform of a Gaussian at frequencies [1/px]."""
+    made: Float = np.exp(-2 * (np.pi * sigma_px * frequency) ** 2).astype(np.float32)
     return made
 
 
