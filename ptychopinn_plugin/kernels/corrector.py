@@ -130,7 +130,7 @@ class Corrector:
         weakref.finalize(self, _end, declared(library.team_end, None, 'p'), self._team, os.getpid())
         self._given = _Correction(
             good=None if self.good is None else at(self.good, np.float32),
-            errors=at(self._errors, np.float64), brightest=at(self._brightest, np.float32),
+            brightest=at(self._brightest, np.float32),
             factors=at(self._factors, np.float32), scratch=at(self._scratch, np.float32),
             modes=modes, side=side,
         )  # fmt: skip
@@ -267,6 +267,7 @@ class Corrector:
         c.coefficients = at(coefficients, np.float32, (batch, len(waves)))
         c.waves = at(waves, np.complex64, (len(waves), self.modes, side, side))
         c.amplitude = at(amplitude, np.float32, (batch, side, side))
+        c.errors = into(self._errors[:batch], np.float64, (batch,))
 
 
 class Series:

@@ -50,14 +50,14 @@ def all_threads(monkeypatch):
         monkeypatch.setattr(host_step, name, 1)
 
 
-def made(scan, threads=1, **settings):
+def made(scan, threads=1, size=9, **settings):
     rng = np.random.default_rng(2)
     shape = scan.frame.shape
     object_ = (rng.normal(size=(*shape, 2)) @ [1, 1j]).astype(np.complex64)
     image = ObjectImage(object_, np.ones(shape, np.float32), scan.frame.origin_px)
     transforms = replace(PLAIN, threads=lambda: threads)
     probe = scan.probe * np.float32(40)
-    config = ReconstructionConfig(sweep_batch_size=9, **settings)
+    config = ReconstructionConfig(sweep_batch_size=size, **settings)
     return Sweeper(
         scan, image, probe, config, lambda s: host_step.HostStep(s, transforms), threads=threads
     )
@@ -151,6 +151,26 @@ def test_what_corrects_at_once_finds_the_same(scan, update_probe, threads, kerne
     for key in ('object', 'probe'):
         a, b = getattr(one, key), getattr(other, key)
         assert np.linalg.norm(a - b) < 1e-5 * np.linalg.norm(b)
+
+
+@pytest.mark.parametrize('threads', [1, 2])
+@pytest.mark.parametrize('sweeps', [3, 6])
+def test_sweeps_in_one_go_find_the_same(scan, threads, sweeps, kernel, monkeypatch):
+    """From the second one on, where what does not change is kept."""
+    if kernel.name == 'numpy':
+        pytest.skip('nothing does')
+    all_threads(monkeypatch)
+    one = made(scan, threads, size=2, sweeps=sweeps)
+    monkeypatch.setattr(kernel, 'corrector', lambda *_: None)
+    other = made(scan, size=2, sweeps=sweeps)
+    assert len(one.batches) == 5
+    for correct in (True, True, False, True):
+        assert one.step.series is None or sweeps == 6
+        plan = replace(PLAN, move=False, correct=correct)
+        errors = [s.sweep(plan) for s in (one, other)]
+        assert errors[0] == pytest.approx(errors[1], rel=1e-5)
+        assert np.linalg.norm(one.object - other.object) < 1e-5 * np.linalg.norm(other.object)
+    assert (one.step.series is not None) == (sweeps == 6)
 
 
 def test_small_batches_stay_in_one_thread(scan):

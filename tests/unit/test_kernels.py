@@ -20,6 +20,7 @@ from scipy import fft
 from ptychopinn_plugin import kernels
 from ptychopinn_plugin.kernels import library
 from ptychopinn_plugin.kernels.compiled import Compiled
+from ptychopinn_plugin.kernels.corrector import Known
 from ptychopinn_plugin.kernels.plain import Plain
 
 PLAIN = Plain()
@@ -193,6 +194,101 @@ def test_a_batch_at_once_keeps_to_its_own(compiled, threads):
             run(**wrong)
     with pytest.raises(ValueError, match='at most 3 waves'):
         run(few=4)
+
+
+@needs_library
+@settings(max_examples=30, deadline=None)
+@given(modes=st.integers(1, 3), seed=SIZES['seed'], threads=st.integers(1, 3), good=st.booleans(),
+       side=st.sampled_from([16, 64, 128]), seen=st.booleans())  # fmt: skip
+def test_a_series_is_its_batches_in_that_order(compiled, modes, seed, threads, good, side, seen):
+    d = Drawn(7, modes, side, seed)
+    object_, basis = d.waves(d.canvas), d.waves((3, modes, side, side))
+    mask = (d.rng.random((side, side)) > 0.2).astype(np.float32) if good else None
+    corrector = compiled.corrector((3, modes, side), mask, threads)
+    share, coefficients = 0.1 * d.real(), d.real((7, 3)) - 1
+    amplitude = corrector.turned(side * d.real())
+    cuts, order, limits = (slice(0, 3), slice(3, 5), slice(5, 7)), np.array([2, 0]), (0.5, 0.7)
+    known = [Known(d.corner_px[c], coefficients[c], amplitude[c], share[c]) for c in cuts]
+
+    one, errors, ramps = object_.copy(), 0.0, {}
+    for number in order:
+        k = known[number]
+        moved = k.coefficients, basis
+        error, ramps[number], _ = corrector(
+            one, k.corner_px, moved, k.amplitude, k.share, limits, ramps=True
+        )
+        errors += error
+    other = object_.copy()
+    series = corrector.series(other, basis, known)
+    for _ in range(2):  # the second time with what the first one left
+        other[:] = object_
+        found = series(order, limits, ramps=seen)
+    assert close(other, one)
+    assert found[0] == pytest.approx(errors, rel=1e-6)
+    assert (found[1] is None) == (not seen)
+    if seen:
+        assert close(found[1], np.concatenate([ramps[0], ramps[2]]))
+
+
+@needs_library
+@pytest.mark.parametrize('threads', [1, 2])
+def test_a_long_series_is_as_one_batch_after_another(compiled, threads):
+    """Longer than what is done before the interpreter is asked."""
+    d = Drawn(200, 1, 16, 5)
+    object_, basis = d.waves(d.canvas), d.waves((1, 1, 16, 16))
+    corrector = compiled.corrector((1, 1, 16), None, threads)
+    ones, share, amplitude = np.ones((200, 1), np.float32), 0.01 * d.real(), 16 * d.real()
+    known = [Known(*(v[k : k + 1] for v in (d.corner_px, ones, amplitude, share)))
+             for k in range(200)]  # fmt: skip
+    one, other = object_.copy(), object_.copy()
+    errors = [corrector(one, k.corner_px, (k.coefficients, basis), k.amplitude, k.share, (1, 1))[0]
+              for k in known]  # fmt: skip
+    found, _ = corrector.series(other, basis, known)(np.arange(200), (1, 1))
+    assert close(other, one)
+    assert found == pytest.approx(sum(errors), rel=1e-6)
+
+
+@needs_library
+def test_a_series_keeps_to_its_own(compiled):
+    d = Drawn(2, 1, 16, 3)
+    object_, basis = d.waves((40, 40)), d.waves((1, 1, 16, 16))
+    ones, share, amplitude = np.ones((2, 1), np.float32), d.real(), d.real()
+    corrector = compiled.corrector((2, 1, 16), None, 2)
+
+    def series(corner_px, share=share, **more):
+        known = Known(np.array(corner_px), ones, amplitude, share)
+        return corrector.series(object_, basis, [known])
+
+    before = object_.copy()
+    with pytest.raises(IndexError, match='does not lie on a canvas'):
+        series([[0, 0], [0, 25]])(np.array([0]), (1.0, 1.0))
+    with pytest.raises(IndexError, match='below 1'):
+        series([[0, 0], [0, 24]])(np.array([1]), (1.0, 1.0))
+    with pytest.raises(ValueError, match='shape'):
+        series([[0, 0], [0, 24]], share[:1])
+    with pytest.raises(ValueError, match='shape'):
+        series([[0, 0]])
+    assert series([[0, 0], [0, 24]])(np.array([], int), (1.0, 1.0)) == (0.0, None)
+    np.testing.assert_array_equal(object_, before)
+
+
+@needs_library
+@pytest.mark.parametrize('threads', [1, 2])
+@pytest.mark.parametrize('modes', [1, 2])
+def test_a_misfit_corrects_nothing(compiled, threads, modes):
+    d = Drawn(5, modes, 32, 4)
+    object_, basis, amplitude = d.waves(d.canvas), d.waves((2, modes, 32, 32)), d.real()
+    corrector = compiled.corrector((5, modes, 32), None, threads)
+    moved, before = (d.real((5, 2)), basis), object_.copy()
+    found = corrector.misfit(object_, d.corner_px, moved, amplitude)
+    np.testing.assert_array_equal(object_, before)
+    error, *_ = corrector(object_, d.corner_px, moved, amplitude, d.real(), (1.0, 1.0))
+    assert found == pytest.approx(error, rel=1e-12)
+    with pytest.raises(IndexError, match='does not lie on a canvas'):
+        corrector.misfit(object_, d.corner_px - 1000, moved, amplitude)
+    few = compiled.corrector((4, modes, 32), None, threads)  # has no room for five
+    with pytest.raises(ValueError, match='shape'):
+        few.misfit(object_, d.corner_px, moved, amplitude)
 
 
 @needs_library

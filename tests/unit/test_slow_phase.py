@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ptychopinn_plugin import reference
-from ptychopinn_plugin.geometry import windows
+from ptychopinn_plugin import reference, slow_phase
+from ptychopinn_plugin.geometry import relative_illumination, windows
 from ptychopinn_plugin.scaling import normalised_probe
 from ptychopinn_plugin.simulate import Simulation, simulate_scan
 from ptychopinn_plugin.simulate.probes import make_probe
@@ -162,6 +162,25 @@ def test_a_gradient_is_believed():
     doubted, taken = spread_ramps(wave)
     assert doubted.std() > 0.9 * taken.std()
     assert np.corrcoef(doubted.ravel(), taken.ravel())[0, 1] > 0.98
+
+
+@pytest.mark.parametrize(
+    ('settings', 'pitch_px'),
+    [({}, 2), ({'pattern_size_px': 128, 'object_size_px': 333}, 4)],
+)
+def test_a_grid_of_a_few_cells_across_the_probe_finds_the_same(settings, pitch_px, monkeypatch):
+    scan = simulate_scan(Simulation(specimen='field', patterns=150, seed=5, **settings))
+    probe = normalised_probe(scan)
+    coarse, made = first_phase(scan, probe), slow_phase.SlowPhase(
+        windows(scan).corner_px, probe, scan.frame.shape
+    )  # fmt: skip
+    assert made.pitch_px == pitch_px
+    monkeypatch.setattr(slow_phase, 'CELLS', 1e9)
+    fine = first_phase(scan, probe)
+    lit = relative_illumination(scan, probe) > 0.1
+    assert coarse.shape == fine.shape == scan.frame.shape
+    assert fine[lit].std() > 0.02
+    assert (coarse - fine)[lit].std() < 0.1 * fine[lit].std()
 
 
 @pytest.mark.parametrize('ramp', [(0.0, 0.0), (0.03, -0.2), (-1.0, 2.0)])
