@@ -202,8 +202,8 @@ class ReconstructionConfig:
     )  # fmt: skip
     network_correction: bool = setting(
         True, 'Network correction',
-        'A network adds what it expects of an object after the first two sweeps, and takes off '
-        'noise after the last. The one that comes with the plug-in, unless a model of the '
+        'A network adds what it expects of an object on the way, where scans are sparse, and takes '
+        'off noise after the last sweep. The one that comes with the plug-in, unless a model of the '
         'architecture unrolled is given.',
     )  # fmt: skip
     sweep_batch_size: int = setting(
