@@ -2,7 +2,7 @@
 
 Steps beyond a whole one find the picture and then keep the noise of the patterns they saw last;
 steps that shrink over the second half of the sweeps average over all of them. Where patterns hardly
-overlap (`light`) there is little to average and far to go: there only the last fifth settles, and a
+overlap (`light`) there is little to average and far to go: there only the last quarter settles, and a
 network looks at the object on the way. Between sweeps the object is pushed on along its last
 change. Numbers and measurements: benchmarks/RESEARCH.md.
 
@@ -25,7 +25,7 @@ MOMENTUM = 0.5
 MOMENTUM_SHARE = 0.9  # of the sweeps; the last ones settle
 FULL_PACE, SMALLEST_PACE = 1.25, 0.1
 # Of how many sweeps one settles, and the last step times their number.
-SETTLING, SETTLING_SPARSE = (2, 2.0), (5, 4.0)
+SETTLING, SETTLING_SPARSE = (2, 2.0), (4, 4.0)
 POISSON_FALL = 0.5
 REGULARISATION = (0.1, 0.5)  # of many and of few photons
 BRIGHT_PHOTONS = 1000.0  # under the beam, per pixel and pattern: the least for the former
