@@ -2,8 +2,8 @@
 
 Steps beyond a whole one find the picture and then keep the noise of the patterns they saw last;
 steps that shrink over the second half of the sweeps average over all of them. Where patterns hardly
-overlap (`light`) there is little to average and far to go: there only the last quarter settles, and a
-network looks at the object on the way. Between sweeps the object is pushed on along its last
+overlap (`light`) there is little to average and far to go: there only the last quarter settles, and
+a network looks at the object on the way. Between sweeps the object is pushed on along its last
 change. Numbers and measurements: benchmarks/RESEARCH.md.
 
 A root of counts is biased where counts are few: most of those pixels read zero, and to follow each
