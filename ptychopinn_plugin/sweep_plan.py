@@ -32,9 +32,9 @@ BRIGHT_PHOTONS = 1000.0  # under the beam, per pixel and pattern: the least for 
 LARGEST_BATCH = 32  # what stays in a CPU's cache
 # Smaller batches take more steps a sweep: where sweeps are few, they get further.
 FEW_SWEEPS, BATCH_OF_FEW = 8, 24
-LEAST_BATCHES = 12  # of a sweep, where patterns are few: sparse scans get further
+LEAST_BATCHES = 12  # of a sweep, where patterns are few
 # A GPU takes its time for a batch whatever its size, and the picture is the same: patterns, pixels.
-LARGEST_ON_GPU, MOST_PIXELS_ON_GPU, LEAST_ON_GPU = 256, 2**21, 8
+LARGEST_ON_GPU, MOST_PIXELS_ON_GPU = 256, 2**21
 # After these a network, where there is one, adds what it expects of an object, if the scan is
 # sparse and enough of its sweeps follow; after the last it takes off noise. Oftener it would push
 # the object away from what the patterns say.
@@ -138,8 +138,7 @@ def regularisation(probe: Complex) -> float:
 
 def batch_size(scan: Scan, sweeps: int, *, on_gpu: bool = False) -> int:
     """Return a batch size that keeps its patterns apart, for so many sweeps."""
-    largest, least = BATCH_OF_FEW if sweeps <= FEW_SWEEPS else LARGEST_BATCH, LEAST_BATCHES
+    largest = BATCH_OF_FEW if sweeps <= FEW_SWEEPS else LARGEST_BATCH
     if on_gpu:
         largest = max(LARGEST_BATCH, min(LARGEST_ON_GPU, MOST_PIXELS_ON_GPU // scan.side_px**2))
-        least = LEAST_ON_GPU
-    return max(4, min(largest, len(scan) // least))
+    return max(4, min(largest, len(scan) // LEAST_BATCHES))

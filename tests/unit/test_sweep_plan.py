@@ -113,9 +113,9 @@ def test_a_batch_keeps_its_patterns_apart(small_scan):
     ('side', 'patterns', 'size'),
     [
         (16, 4000, 256),
-        (16, 900, 112),
-        (16, 120, 15),
-        (128, 1100, 128),
+        (16, 900, 75),
+        (16, 120, 10),
+        (128, 1600, 128),
         (256, 9000, 32),
     ],
 )
@@ -127,5 +127,5 @@ def test_batches_are_larger_on_a_gpu(side, patterns, size):
         probe=np.ones((1, side, side), np.complex64),
     )
     assert batch_size(scan, 20, on_gpu=True) == batch_size(scan, 3, on_gpu=True) == size
-    assert batch_size(scan, 9) == min(patterns // 12, 32)
-    assert batch_size(scan, 8) == min(patterns // 12, 24)
+    assert batch_size(scan, 9) == min(size, 32)
+    assert batch_size(scan, 8) == min(size, 24)
