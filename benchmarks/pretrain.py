@@ -8,7 +8,7 @@ missing (one NPZ per scan), and trains on crops. Both halves go on where they we
 that are there are not made again, and the training begins at its last checkpoint. The last scans
 are held out.
 
-Three fifths of the sweeps over sparse scans have a network after their first or first two sweeps
+Seven tenths of the sweeps over sparse scans have a network after one, two or three of its looks
 (`--within`, by default the one that comes with the plug-in), so that later canvases are those that
 it will see.
 
