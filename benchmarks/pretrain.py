@@ -47,19 +47,20 @@ from ptychopinn_plugin.backends.torch.canvas_module import CanvasBatch, CanvasMo
 from ptychopinn_plugin.backends.torch.canvas_network import runner
 from ptychopinn_plugin.backends.torch.transforms import TRANSFORMS
 from ptychopinn_plugin.backends.torch.weights import export_weights, import_weights
-from ptychopinn_plugin.canvas import FEW_VIEWS, View
+from ptychopinn_plugin.canvas import View
 from ptychopinn_plugin.canvas_plan import OUTPUTS
 from ptychopinn_plugin.canvas_training import CROP_PX, Example, example
 from ptychopinn_plugin.config import ModelConfig, ReconstructionConfig, TrainingConfig
 from ptychopinn_plugin.errors import PluginError
 from ptychopinn_plugin.host_step import HostStep
+from ptychopinn_plugin.light import FEW_VIEWS
 from ptychopinn_plugin.pretrained import pretrained
 from ptychopinn_plugin.scaling import normalised_probe, normalised_truth
 from ptychopinn_plugin.scan import Float, Scan
 from ptychopinn_plugin.starts import best_start, flat_start
 from ptychopinn_plugin.sweep_plan import NETWORK_SWEEPS
 
-HELD = 40
+HELD = 40  # scans, of fewer than 160 a quarter
 RATE, WARM_STEPS = 1.5e-3, 500
 AVERAGE = 0.9995  # of the weights before, in the average that is kept
 SETTLED = 0.5  # of the crops come from the second half of the sweeps
@@ -351,8 +352,9 @@ def train(args: argparse.Namespace, files: list[Path], until: float) -> CanvasMo
     begun = time.monotonic()
     with ThreadPoolExecutor(args.jobs) as pool:
         scans = list(pool.map(read, files))
-    held = Pool(scans[-HELD:], CPU)
-    pool_ = Pool(scans[:-HELD], device)
+    kept = len(scans) - min(HELD, len(scans) // 4)
+    held = Pool(scans[kept:], CPU)
+    pool_ = Pool(scans[:kept], device)
     del scans
     print(
         f'{len(pool_.states)} canvases to train on, {len(held.states)} held out, '
