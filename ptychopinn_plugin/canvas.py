@@ -16,6 +16,8 @@ Inputs per pixel of half resolution, (INPUTS, H / 2, W / 2):
 
 The answer, (OUTPUTS, H / 2, W / 2), is what is missing of the object in the same gauge and units,
 real and imaginary part of 2 x 2 pixels.
+
+Only the part of the canvas that gets light is seen.
 """
 
 from __future__ import annotations
@@ -24,11 +26,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import fft
+from numpy.typing import NDArray
 
-from .canvas_plan import FOLD, MULTIPLE_PX
+from .canvas_plan import FOLD, INPUTS, MULTIPLE_PX
 from .light import BRIGHT, Light
-from .scan import Array, Complex, Double, Float, Scan
+from .scan import Complex, Float, Scan
+from .smoothing import planes, smoothed, wave
 
 MEAN_PX, NOISE_PX = 6.0, 8.0
 # Least square of the noise: of an object that is exact, and times the photons per pixel.
@@ -57,21 +60,31 @@ class View:
     def inputs(self) -> Float:
         """Return what the network takes, (INPUTS, h, w); the sides are padded where need be."""
         fine = fold(self.fine)
-        coarse = fold(self.coarse).reshape(len(self.coarse), FOLD**2, *fine.shape[1:]).mean(1)
-        same = np.broadcast_to(self.state[:, None, None], (len(self.state), *fine.shape[1:]))
-        return np.concatenate([fine, coarse, same])
+        made = np.empty((INPUTS, *fine.shape[1:]), np.float32)
+        made[: len(fine)] = fine
+        own = made[len(fine) : len(fine) + len(self.coarse)]
+        fold(self.coarse).reshape(len(self.coarse), FOLD**2, *fine.shape[1:]).mean(1, out=own)
+        made[len(fine) + len(self.coarse) :] = self.state[:, None, None]
+        return made
 
 
 class Canvas:
-    """What is known of a scan's canvas before the first sweep, under its light."""
+    """What is known of a scan's canvas before the first sweep, under its light.
+
+    shape  (H, W) of the object
+    part   rows and columns that hold all that gets light: the rest of what is here is of this part
+    """
 
     def __init__(self, scan: Scan, light: Light) -> None:
         self.shape = scan.frame.shape
-        self.light = np.clip(light.photons + 1e-2, 10**-2.1, 10**7.5)
-        self.relative = light.relative
+        self.part = _lit(light.relative > DARK)
+        photons, views = light.photons[self.part], light.views[self.part]
+        self.light = np.clip(photons + 1e-2, 10**-2.1, 10**7.5)
+        self.relative = np.ascontiguousarray(light.relative[self.part])
         self.trust = np.clip((self.relative - DARK) / (BRIGHT - DARK), 0, 1)
-        self._mean_light = smoothed(self.relative, MEAN_PX) + np.float32(1e-3)
-        self._known = np.stack([np.log10(self.light) / 3 - 1, np.log10(light.views)])
+        self._least_noise = LEAST_PHOTON_NOISE / self.light + np.float32(LEAST_NOISE)
+        self._per_light = 1 / (smoothed(self.relative[None], MEAN_PX)[0] + np.float32(1e-3))
+        self._known = np.stack([np.log10(self.light) / 3 - 1, np.log10(views)])
         self._root_noise = ROOT_NOISE * len(scan) * float((~scan.bad_pixels).sum())
         self._counts = float(scan.totals.sum())
 
@@ -82,29 +95,32 @@ class Canvas:
 
         `loss` is that of sweep `number`, which went at `pace`; see `result.Sweep`.
         """
-        gauge = unit(smoothed(object_ * self.relative, MEAN_PX))
-        seen = object_ * gauge.conj()
-        mean = smoothed(seen * self.relative, MEAN_PX) / self._mean_light
+        now, before = object_[self.part], last[self.part]
+        gauge = unit(wave(smoothed(planes(now) * self.relative, MEAN_PX)))
+        back = gauge.conj()
+        seen = planes(now * back)
+        mean = self._mean(seen)
         noise = self.noise(seen)
-        detail, change = (seen - mean) / noise, (object_ - last) * gauge.conj() / noise
-        fine = np.stack([detail.real, detail.imag, change.real, change.imag])
-        coarse = np.stack([*self._known, np.log10(noise) / 1.5 + 1, np.abs(mean)])
+        fine = np.concatenate([seen - mean, planes((now - before) * back)])
+        fine *= 1 / noise
+        coarse = np.stack([*self._known, np.log10(noise) / 1.5 + 1, np.hypot(*mean)])
         misfit = np.log10(np.clip(loss * self._counts / self._root_noise, 0.3, 1e3))
         return View(
-            np.clip(fine, -LARGEST, LARGEST).astype(np.float32),
-            coarse.astype(np.float32),
+            np.clip(fine, -LARGEST, LARGEST, out=fine),
+            coarse,
             np.array([misfit, pace, np.log2(number) / 4], np.float32),
             noise * gauge,
         )
 
-    def noise(self, seen: Complex) -> Float:
-        """Return one sigma (H, W) of what looks like noise in a complex picture (H, W)."""
-        diagonal = np.zeros(seen.shape, np.float32)
-        rows = seen[:-1] - seen[1:]
-        diagonal[:-1, :-1] = np.abs((rows[:, :-1] - rows[:, 1:]) / 2) ** 2
-        variance = np.maximum(smoothed(diagonal, NOISE_PX), 0)
-        made: Float = np.sqrt(variance + LEAST_PHOTON_NOISE / self.light + LEAST_NOISE)
-        return made.astype(np.float32)
+    def noise(self, seen: Float) -> Float:
+        """Return one sigma (h, w) of what looks like noise in the real and the imaginary part of
+        a picture, (2, h, w).
+        """
+        rows = seen[:, :-1] - seen[:, 1:]
+        diagonal = np.zeros_like(seen[0])
+        diagonal[:-1, :-1] = ((rows[:, :, :-1] - rows[:, :, 1:]) ** 2).sum(0) / 4
+        noise: Float = np.sqrt(smoothed(diagonal[None], NOISE_PX)[0] + self._least_noise)
+        return noise
 
     def corrected(
         self,
@@ -122,43 +138,37 @@ class Canvas:
         there is no noise to take off; see `view`.
         """
         view = self.view(object_, last, loss=loss, pace=pace, number=number)
-        height, width = self.shape
-        real, imag = unfold(run(view.inputs()))[:, :height, :width] * self.trust
+        height, width = self.trust.shape
+        missing = unfold(run(view.inputs()))[:, :height, :width] * self.trust
         if share < 1:
-            share = share * np.minimum(1, FEW_PHOTONS / self.light).astype(np.float32)
-        real, imag = real * share, imag * share
-        made: Complex = (object_ + (real + 1j * imag) * view.unit).astype(np.complex64)
+            missing *= share * np.minimum(1, FEW_PHOTONS / self.light).astype(np.float32)
+        made = object_.astype(np.complex64)
+        made[self.part] += wave(missing) * view.unit
         return made
 
-
-def smoothed(wave: Array, sigma_px: float) -> Array:
-    """Return a wave (H, W), real or complex, convolved with a Gaussian; outside it is zero."""
-    height, width = wave.shape
-    margin, real = int(3 * sigma_px), wave.dtype.kind == 'f'
-    there, back, kind = (
-        (fft.rfft2, fft.irfft2, np.float32) if real else (fft.fft2, fft.ifft2, np.complex64)
-    )
-    size = tuple(fft.next_fast_len(n + margin, real) for n in (height, width))
-    y, x = fft.fftfreq(size[0]), (fft.rfftfreq if real else fft.fftfreq)(size[1])
-    kernel = _gaussian(y, sigma_px)[:, None] * _gaussian(x, sigma_px)
-    spectrum = there(wave.astype(kind, copy=False), size)
-    spectrum *= kernel
-    made: Array = back(spectrum, size)[:height, :width]
-    return made
+    def _mean(self, seen: Float) -> Float:
+        mean: Float = smoothed(seen * self.relative, MEAN_PX) * self._per_light
+        return mean
 
 
-def _gaussian(frequency: Double, sigma_px: float) -> Float:
-    """Return the transform of a Gaussian at frequencies [1/px]."""
-    made: Float = np.exp(-2 * (np.pi * sigma_px * frequency) ** 2).astype(np.float32)
-    return made
+def _lit(trusted: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """Return the smallest part of a canvas that holds all that is trusted, its sides multiples of
+    `MULTIPLE_PX` where the canvas has room.
+    """
+    found = []
+    for axis in (1, 0):
+        lit = np.flatnonzero(trusted.any(axis))
+        size, first, last = trusted.shape[1 - axis], int(lit[0]), int(lit[-1]) + 1
+        wanted = min(size, -(-(last - first) // MULTIPLE_PX) * MULTIPLE_PX)
+        first = min(first, size - wanted)
+        found.append(slice(first, first + wanted))
+    return found[0], found[1]
 
 
-def unit(wave: Complex) -> Complex:
-    """Return the phase factor of a wave, less than one where the wave nearly vanishes."""
-    modulus = np.abs(wave)
-    made: Complex = (wave / (modulus + max(1e-3 * float(modulus.max()), 1e-30))).astype(
-        np.complex64
-    )
+def unit(field: Complex) -> Complex:
+    """Return the phase factor of a field, less than one where the field nearly vanishes."""
+    modulus = np.abs(field)
+    made: Complex = field * (1 / (modulus + np.float32(max(1e-3 * float(modulus.max()), 1e-30))))
     return made
 
 
@@ -167,7 +177,8 @@ def fold(maps: Float) -> Float:
     the network: (4 C, H / 2, W / 2).
     """
     missing = [(0, 0), *((0, -n % MULTIPLE_PX) for n in maps.shape[1:])]
-    maps = np.pad(maps, missing, mode='edge')
+    if any(n for _, n in missing):
+        maps = np.pad(maps, missing, mode='edge')
     channels, height, width = maps.shape
     cut = maps.reshape(channels, height // FOLD, FOLD, width // FOLD, FOLD)
     return cut.transpose(0, 2, 4, 1, 3).reshape(-1, height // FOLD, width // FOLD)

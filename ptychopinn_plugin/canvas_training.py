@@ -17,7 +17,7 @@ from math import prod
 import numpy as np
 
 from .backends.base import StepCallback, StopTraining
-from .canvas import LARGEST, NOISE_PX, Canvas, View, fold, smoothed, unit
+from .canvas import LARGEST, NOISE_PX, Canvas, View, fold, unit
 from .canvas_plan import MULTIPLE_PX
 from .config import ModelConfig, ReconstructionConfig, TrainingConfig
 from .errors import DataError, TrainingError, require
@@ -25,6 +25,7 @@ from .light import light_of
 from .result import ObjectImage, Sweep
 from .scaling import normalised_probe, normalised_truth
 from .scan import Complex, Float, Scan
+from .smoothing import planes, smoothed, wave
 from .starts import best_start
 from .sweep_plan import plan_sweep
 from .uncertainty import halves
@@ -53,17 +54,6 @@ class Example:
     def shape(self) -> tuple[int, int]:
         """(H, W)."""
         return self.trust.shape[0], self.trust.shape[1]
-
-    def trusted(self) -> Example:
-        """Return the smallest part that holds all that counts, at least `MULTIPLE_PX` a side."""
-        found = []
-        for axis in (1, 0):
-            lit = np.flatnonzero(self.trust.any(axis))
-            first, last = int(lit[0]), int(lit[-1]) + 1
-            first = max(0, min(first, last - MULTIPLE_PX))
-            found.append((first, max(last, first + MULTIPLE_PX)))
-        (top, bottom), (left, right) = found
-        return self.crop(top, left, (bottom - top, right - left))
 
     def rows(self, first: int, last: int) -> Example:
         """Return the part from row `first` to before row `last`."""
@@ -148,14 +138,16 @@ def _looked_at(scan: Scan, refine: Refine) -> Iterator[tuple[Sweep, Complex]]:
 
 def example(scan: Scan, sweep: Sweep, last: Complex, target: Complex) -> Example:
     light = light_of(scan, normalised_probe(scan))
-    canvas, found = Canvas(scan, light), sweep.image.object
+    canvas = Canvas(scan, light)
     pace = plan_sweep(sweep.number, sweep.total, sparse=light.sparse).pace
-    view = canvas.view(found, last, loss=sweep.loss, pace=pace, number=sweep.number)
-    slow = unit(smoothed(found * target.conj() * np.sqrt(canvas.relative), TARGET_PX))
+    view = canvas.view(sweep.image.object, last, loss=sweep.loss, pace=pace, number=sweep.number)
+    found, target = sweep.image.object[canvas.part], target[canvas.part]
+    compared = planes(found * target.conj()) * np.sqrt(canvas.relative)
+    slow = unit(wave(smoothed(compared, TARGET_PX)))
     noise = np.abs(view.unit)
     missing = (target * slow - found) * view.unit.conj() / np.maximum(noise, 1e-12) ** 2
     maps = np.clip(np.stack([missing.real, missing.imag]), -LARGEST, LARGEST).astype(np.float32)
-    return Example(view, maps, canvas.trust).trusted()
+    return Example(view, maps, canvas.trust)
 
 
 class Batches:
