@@ -36,24 +36,36 @@ class CanvasNetwork(nn.Module):
         """Return the answer."""
         plan = self.plan
         x = inputs.contiguous(memory_format=torch.channels_last)
-        x = functional.relu(self._convolve(x, plan.first))
+        x = functional.relu(self._convolve(x, plan.first), inplace=True)
         skips = []
         for across, down in zip(plan.across, plan.down, strict=False):
             x = self._residual(x, across)
             skips.append(x)
-            x = functional.relu(self._convolve(functional.pixel_unshuffle(x, 2), down))
+            x = functional.relu(self._convolve_down(x, down), inplace=True)
         for across in plan.across[len(plan.down) :]:
             x = self._residual(x, across)
         for up, back in zip(reversed(plan.up), reversed(plan.back), strict=True):
-            x = functional.pixel_shuffle(self._convolve(x, up), 2) + skips.pop()
+            x = _sum(functional.pixel_shuffle(self._convolve(x, up), 2), skips.pop())
             x = self._residual(x, back)
         return self._convolve(x * OUTPUT_SHARE, plan.last)
 
     def _residual(self, x: Tensor, conv: Conv) -> Tensor:
-        return x + functional.relu(self._convolve(x, conv))
+        return _sum(functional.relu(self._convolve(x, conv), inplace=True), x)
+
+    def _convolve_down(self, x: Tensor, conv: Conv) -> Tensor:
+        """Convolve with what makes 2 x 2 pixels channels first: one strided convolution."""
+        pointwise = self.convolutions[key(conv.name)]
+        assert isinstance(pointwise, nn.Conv2d)
+        weight = pointwise.weight.reshape(conv.outputs, -1, 2, 2)
+        return functional.conv2d(x, weight, pointwise.bias, stride=2)
 
     def _convolve(self, x: Tensor, conv: Conv) -> Tensor:
         return self.convolutions[key(conv.name)](x)  # type: ignore[no-any-return]
+
+
+def _sum(a: Tensor, b: Tensor) -> Tensor:
+    """Return a + b, in the place of a where no gradient will ask for it."""
+    return a + b if torch.is_grad_enabled() else a.add_(b)
 
 
 def runner(model: Model, device: torch.device) -> Callable[[Float], Float]:
