@@ -519,8 +519,6 @@ CLONED void witness(float *change, const float *window, int64_t width, float *de
     }
 }
 
-enum { BAND = 8 }; /* rows of a canvas that a thread takes in turn */
-
 typedef struct {
     float *object; /* (height, width) */
     int64_t height, width;
@@ -603,33 +601,59 @@ static void correct_one(const Correction *c, int64_t b, const float *probe, floa
     }
 }
 
+/* The first row of a canvas that is a thread's: where patterns come in the order of their rows, a
+   thread mostly adds what it made itself and what its cache still has. */
+static int64_t first_row(const Correction *c, int64_t thread, int64_t threads) {
+    int64_t row = 0;
+    for (int64_t t = 1; t <= thread && t < threads; t++) {
+        const int64_t middle = c->corners[2 * (c->batch * t / threads)] + c->side / 2;
+        row = row > middle ? row : middle;
+    }
+    return thread < threads ? row : c->height;
+}
+
+typedef struct {
+    int64_t first, last;
+} Band;
+
+/* Which rows of a pattern lie within those of a thread. */
+INLINE Band rows_within(const Correction *c, int64_t b, Band own) {
+    const int64_t y = c->corners[2 * b];
+    return (Band){own.first > y ? own.first - y : 0,
+                  own.last < y + c->side ? own.last - y : c->side};
+}
+
 /* Add pictures of `numbers` floats a pixel to the rows of a canvas that are this thread's. */
 static void merge_rows(const Correction *c, const float *pictures, float *canvas, int64_t numbers,
-                       const uint8_t *chosen, int64_t thread, int64_t threads) {
+                       const uint8_t *chosen, Band own) {
     const int64_t side = c->side;
     for (int64_t b = 0; b < c->batch; b++) {
+        if (chosen && !chosen[b])
+            continue;
         const int64_t y = c->corners[2 * b], x = c->corners[2 * b + 1];
-        for (int64_t i = 0; i < side; i++)
-            if ((!chosen || chosen[b]) && (y + i) / BAND % threads == thread)
-                add(pictures + numbers * (b * side + i) * side,
-                    canvas + numbers * ((y + i) * c->width + x), numbers * side);
+        const Band rows = rows_within(c, b, own);
+        for (int64_t i = rows.first; i < rows.last; i++)
+            add(pictures + numbers * (b * side + i) * side,
+                canvas + numbers * ((y + i) * c->width + x), numbers * side);
     }
 }
 
-static void wipe_rows(const Correction *c, int64_t thread, int64_t threads) {
+static void wipe_rows(const Correction *c, Band own) {
     for (int64_t b = 0; b < c->batch; b++) {
+        if (!c->crowded[b])
+            continue;
         const int64_t y = c->corners[2 * b], x = c->corners[2 * b + 1];
-        for (int64_t i = 0; i < c->side; i++)
-            if (c->crowded[b] && (y + i) / BAND % threads == thread)
-                memset(c->light + (y + i) * c->width + x, 0, (size_t)c->side * sizeof(float));
+        const Band rows = rows_within(c, b, own);
+        for (int64_t i = rows.first; i < rows.last; i++)
+            memset(c->light + (y + i) * c->width + x, 0, (size_t)c->side * sizeof(float));
     }
 }
 
 INLINE int64_t fewer(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* 1 / ((1 - a) L + a max|P|^2) of the patterns `first` to before `last`. */
-static void make_shares(const Correction *c, Team *team, int64_t thread, int64_t threads,
-                        int64_t first, int64_t last, float *probes) {
+static void make_shares(const Correction *c, Team *team, Band own, int64_t first, int64_t last,
+                        float *probes) {
     const int64_t pixels = c->side * c->side, floats = 2 * c->modes * pixels;
     for (int64_t b = first; b < last; b += TOGETHER) {
         const int64_t group = fewer(TOGETHER, last - b);
@@ -639,7 +663,7 @@ static void make_shares(const Correction *c, Team *team, int64_t thread, int64_t
                 power_of(probes + k * floats, c->share + (b + k) * pixels, c->modes, pixels);
     }
     team_meet(team);
-    merge_rows(c, c->share, c->light, 1, c->crowded, thread, threads);
+    merge_rows(c, c->share, c->light, 1, c->crowded, own);
     team_meet(team);
     float largest = 0;
     for (int64_t b = 0; b < c->batch; b++)
@@ -658,46 +682,82 @@ static void add_parts(float *parts, int64_t floats, int64_t thread, int64_t thre
         add(parts + t * floats + first, parts + first, last - first);
 }
 
+/* What a thread works with. */
+typedef struct {
+    float *probes, *scratch;
+    float *changes;          /* of `CHANGES` patterns, */
+    float *density, *shares; /* and what becomes of them; NULL: they are not asked for */
+} Place;
+
+/* A few patterns that follow one another. */
+static void correct_some(const Correction *c, int64_t b, int64_t group, const Place *place,
+                         float *changes) {
+    const int64_t floats = 2 * c->modes * c->side * c->side;
+    const int64_t far = changes_floats(c->modes, c->side);
+    combine(c->coefficients + b * c->count, c->waves, c->count, place->probes, floats, group);
+    for (int64_t k = 0; k < group; k++, b++) {
+        float *change = changes ? changes + k * far : NULL;
+        const int64_t *corner = c->corners + 2 * b;
+        correct_one(c, b, place->probes + k * floats, change, place->scratch);
+        if (change)
+            witness(change, c->object + 2 * (corner[0] * c->width + corner[1]), c->width,
+                    place->density, c->modes, c->side);
+    }
+}
+
+/* A thread's patterns, and what they say of the probe. */
+static void correct_and_tell(const Correction *c, int64_t first, int64_t last, const Place *place) {
+    const int64_t pixels = c->side * c->side, floats = 2 * c->modes * pixels;
+    const int64_t far = changes_floats(c->modes, c->side);
+    memset(place->density, 0, (size_t)pixels * sizeof(float));
+    if (first == last)
+        memset(place->shares, 0, (size_t)(c->few * floats) * sizeof(float));
+    for (int64_t b = first; b < last; b += CHANGES) {
+        const int64_t kept = fewer(CHANGES, last - b);
+        for (int64_t k = 0; k < kept; k += TOGETHER)
+            correct_some(c, b + k, fewer(TOGETHER, kept - k), place, place->changes + k * far);
+        share_out(c->coefficients + b * c->count, c->count, place->changes, far, place->shares,
+                  floats, c->few, kept, b == first);
+    }
+}
+
+/* As many patterns as come to this thread: it helps others that are late. */
+static void correct_many(const Correction *c, Team *team, int64_t thread, int64_t first,
+                         int64_t last, const Place *place) {
+    int64_t b = first, group = fewer(TOGETHER, last - b);
+    if (!team) {
+        for (; group; b += group, group = fewer(TOGETHER, last - b))
+            correct_some(c, b, group, place, NULL);
+        return;
+    }
+    team_deal(team, thread, first, last);
+    while ((group = team_take(team, thread, TOGETHER, &b)))
+        correct_some(c, b, group, place, NULL);
+}
+
 static void correct_part(void *job, Team *team, int64_t thread, int64_t threads) {
     const Correction *c = job;
     const int64_t pixels = c->side * c->side, floats = 2 * c->modes * pixels;
     const int64_t first = c->batch * thread / threads, last = c->batch * (thread + 1) / threads;
+    const Band own = {first_row(c, thread, threads), first_row(c, thread + 1, threads)};
     float *probes = c->scratch + thread * floats_for(c->modes, c->side);
-    const int64_t far = changes_floats(c->modes, c->side);
-    float *changes = probes + TOGETHER * floats, *scratch = changes + CHANGES * far;
-    float *density = c->density ? c->density + thread * pixels : NULL;
-    float *shares = c->density ? c->shares + thread * c->few * floats : NULL;
+    float *changes = probes + TOGETHER * floats;
+    const Place place = {probes, changes + CHANGES * changes_floats(c->modes, c->side), changes,
+                         c->density ? c->density + thread * pixels : NULL,
+                         c->density ? c->shares + thread * c->few * floats : NULL};
     if (c->light)
-        make_shares(c, team, thread, threads, first, last, probes);
-    if (density) {
-        memset(density, 0, (size_t)pixels * sizeof(float));
-        if (first == last)
-            memset(shares, 0, (size_t)(c->few * floats) * sizeof(float));
-    }
-    for (int64_t b = first; b < last; b += TOGETHER) {
-        const int64_t group = fewer(TOGETHER, last - b);
-        const float *coefficients = c->coefficients + b * c->count;
-        combine(coefficients, c->waves, c->count, probes, floats, group);
-        for (int64_t k = 0; k < group; k++) {
-            float *change = density ? changes + (b + k - first) % CHANGES * far : NULL;
-            const int64_t *corner = c->corners + 2 * (b + k);
-            correct_one(c, b + k, probes + k * floats, change, scratch);
-            if (density)
-                witness(change, c->object + 2 * (corner[0] * c->width + corner[1]), c->width,
-                        density, c->modes, c->side);
-        }
-        const int64_t done = b + group - first, kept = (done - 1) % CHANGES + 1;
-        if (density && (kept == CHANGES || first + done == last))
-            share_out(c->coefficients + (first + done - kept) * c->count, c->count, changes, far,
-                      shares, floats, c->few, kept, done <= CHANGES);
-    }
+        make_shares(c, team, own, first, last, probes);
+    if (c->density)
+        correct_and_tell(c, first, last, &place);
+    else
+        correct_many(c, team, thread, first, last, &place);
     if (!c->patches)
         return;
     team_meet(team);
-    merge_rows(c, c->patches, c->object, 2, NULL, thread, threads);
+    merge_rows(c, c->patches, c->object, 2, NULL, own);
     if (c->light)
-        wipe_rows(c, thread, threads);
-    if (density) {
+        wipe_rows(c, own);
+    if (c->density) {
         add_parts(c->density, pixels, thread, threads);
         add_parts(c->shares, c->few * floats, thread, threads);
     }

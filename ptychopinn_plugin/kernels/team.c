@@ -6,11 +6,18 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #define EXPORT __attribute__((visibility("default")))
 
 enum { LOOKS = 64, AWAKE_NS = 100000 };
+
+/* What is left of a thread's share: its beginning in the upper half, its end in the lower. Each
+   has a cache line of its own. */
+typedef struct {
+    _Alignas(64) atomic_uint_least64_t left;
+} Share;
 
 struct Team {
     pthread_mutex_t mutex;
@@ -20,6 +27,7 @@ struct Team {
     Work *work;
     void *job;
     int64_t threads;
+    Share *shares;
     pthread_t others[];
 };
 
@@ -113,10 +121,42 @@ static void *other_thread(void *argument) {
     }
 }
 
+void team_deal(Team *team, int64_t thread, int64_t first, int64_t last) {
+    atomic_store(&team->shares[thread].left, (uint64_t)first << 32 | (uint64_t)last);
+}
+
+/* Its owner takes from the beginning, others from the end, where the owner comes last. */
+static int64_t take(Share *share, int own, int64_t most, int64_t *first) {
+    uint_least64_t left = atomic_load(&share->left);
+    for (;;) {
+        const int64_t begin = (int64_t)(left >> 32), end = (int64_t)(left & UINT32_MAX);
+        const int64_t some = end - begin < most ? end - begin : most;
+        if (some <= 0)
+            return 0;
+        *first = own ? begin : end - some;
+        const uint64_t rest = own ? left + ((uint64_t)some << 32) : left - (uint64_t)some;
+        if (atomic_compare_exchange_weak(&share->left, &left, rest))
+            return some;
+    }
+}
+
+int64_t team_take(Team *team, int64_t thread, int64_t most, int64_t *first) {
+    int64_t some = take(&team->shares[thread], 1, most, first);
+    for (int64_t k = 1; !some && k < team->threads; k++)
+        some = take(&team->shares[(thread + k) % team->threads], 0, most, first);
+    return some;
+}
+
 EXPORT Team *team_begin(int64_t threads) {
     Team *team = calloc(1, sizeof(Team) + (size_t)threads * sizeof(pthread_t));
-    if (!team)
+    Share *shares = aligned_alloc(_Alignof(Share), (size_t)threads * sizeof(Share));
+    if (!team || !shares) {
+        free(team);
+        free(shares);
         return NULL;
+    }
+    memset(shares, 0, (size_t)threads * sizeof(Share));
+    team->shares = shares;
     pthread_mutex_init(&team->mutex, NULL);
     pthread_cond_init(&team->changed, NULL);
     sigset_t all, own; /* signals are for the threads of others */
@@ -145,6 +185,7 @@ EXPORT void team_end(Team *team) {
         pthread_join(team->others[k], NULL);
     pthread_cond_destroy(&team->changed);
     pthread_mutex_destroy(&team->mutex);
+    free(team->shares);
     free(team);
 }
 

@@ -25,4 +25,12 @@ void team_work(Team *team, Work *work, void *job);
 /* Called by each while it works: returns when all have called. */
 void team_meet(Team *team);
 
+/* A thread's share of what there is to do, `first` to before `last`: each deals its own, and then
+   all take from them until nothing is left. */
+void team_deal(Team *team, int64_t thread, int64_t first, int64_t last);
+
+/* Takes at most so many of this thread's share or, where that is done, of another's; returns how
+   many, 0 at the end, and where they begin. */
+int64_t team_take(Team *team, int64_t thread, int64_t most, int64_t *first);
+
 #endif
