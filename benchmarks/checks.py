@@ -97,7 +97,10 @@ def probe_scaled(factor: float) -> Lie:
 
 def positions_by(factor: float) -> Lie:
     return lambda scan, rng: replace(
-        scan, positions_px=scan.positions_px * factor, frame=None, true_object=None
+        scan,
+        positions_px=scan.positions_px * factor,
+        frame=None,  # type: ignore[arg-type]
+        true_object=None,
     )
 
 
@@ -165,7 +168,12 @@ def stuck(scan: Scan, rng: Generator) -> Scan:
 def stray(scan: Scan, rng: Generator) -> Scan:
     positions = scan.positions_px.copy()
     positions[rng.integers(len(scan))] += 10 * scan.side_px
-    return replace(scan, positions_px=positions, frame=None, true_object=None)
+    return replace(
+        scan,
+        positions_px=positions,
+        frame=None,  # type: ignore[arg-type]
+        true_object=None,
+    )
 
 
 def attenuated(scan: Scan, beam: Array, rng: Generator) -> Scan:

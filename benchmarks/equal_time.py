@@ -47,6 +47,7 @@ RUNTIME = RuntimeConfig(device='cpu')
 
 def measured(scan: Scan, network: bool, repeats: int) -> Iterator[tuple[float, float]]:
     """Yield (seconds, phase SSIM) for each number of sweeps."""
+    assert scan.true_object is not None
     for sweeps in SWEEPS:
         config = ReconstructionConfig(sweeps=sweeps, network_correction=network)
         best = float('inf')

@@ -109,6 +109,7 @@ def _reconstructed(folder: Path, scan: Scan, sweeps: int) -> dict[str, float]:
     laps = json.loads(said.splitlines()[-1])['seconds']
     with np.load(folder / 'out.npz') as arrays:
         found = arrays['object']
+    assert scan.true_object is not None
     score = compare(found, scan.true_object, relative_illumination(scan, scan.probe))
     return {
         'file_gb': (folder / 'scan.h5').stat().st_size / 1e9,

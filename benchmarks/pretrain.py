@@ -86,7 +86,7 @@ def make(seed: int, folder: Path, within: Path | None) -> str:
         found = list(canvases(scan, runner(model, CPU), np.random.default_rng([5, seed])))
     except PluginError as error:  # a scan without light on some pattern: another seed is as good
         return f'refused: {error}'
-    arrays = {
+    arrays: dict[str, Any] = {
         'fine': np.stack([e.view.fine for e, _ in found]).astype(np.float16),
         'coarse': np.stack([e.view.coarse for e, _ in found]).astype(np.float16),
         'state': np.stack([e.view.state for e, _ in found]),
@@ -95,7 +95,7 @@ def make(seed: int, folder: Path, within: Path | None) -> str:
         'settled': np.array([settled for _, settled in found]),
     }
     with atomic_path(target) as part, open(part, 'wb') as stream:
-        np.savez(stream, **arrays)
+        np.savez(stream, allow_pickle=False, **arrays)
     return 'made'
 
 
@@ -281,6 +281,7 @@ class Trainer:
         else:
             if self.graph is None:
                 self._record()
+            assert self.graph is not None
             self.graph.replay()
 
     def wait(self) -> None:
@@ -352,7 +353,7 @@ def train(args: argparse.Namespace, files: list[Path], until: float) -> CanvasMo
     begun = time.monotonic()
     with ThreadPoolExecutor(args.jobs) as pool:
         scans = list(pool.map(read, files))
-    kept = len(scans) - min(HELD, len(scans) // 4)
+    kept = len(scans) - min(HELD, max(1, len(scans) // 4))
     held = Pool(scans[kept:], CPU)
     pool_ = Pool(scans[:kept], device)
     del scans

@@ -4,6 +4,8 @@ photograph in them, so that both stay for tests.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
@@ -110,7 +112,7 @@ def random_probe(rng: Generator, side: int) -> Complex:
         beam = gaussian(side, rng.uniform(0.12, 0.32), rng.uniform(0, 0.4))
     if rng.random() < 0.4:
         beam = _aberrated(beam, side / 10, rng.uniform(0.2, 1), rng)
-        beam = beam * np.exp(-((_radius(side) / (0.42 * side)) ** 8))
+        beam *= np.exp(-((_radius(side) / (0.42 * side)) ** 8))
     modes = int(rng.choice([1, 1, 1, 2, 3]))
     made = with_modes(beam[None].astype(np.complex128), modes)
     return made.astype(np.complex64)
@@ -144,7 +146,9 @@ def _radius(side: int) -> Picture:
     return np.hypot(offset[:, None], offset)
 
 
-def _aberrated(beam: Complex, smooth_px: float, strength_rad: float, rng: Generator) -> Complex:
+def _aberrated(
+    beam: NDArray[Any], smooth_px: float, strength_rad: float, rng: Generator
+) -> NDArray[Any]:
     """Return beams (..., N, N) with a random smooth phase on the detector."""
     side = beam.shape[-1]
     phase = gaussian_filter(rng.standard_normal((side, side)), smooth_px, mode='wrap')

@@ -40,6 +40,7 @@ def main() -> None:
                 patterns=int(rng.integers(350, 900)),
             )  # fmt: skip
             scan = simulate_scan(settings)
+            assert scan.true_object is not None
             found = pp.reconstruct(
                 scan, uncertainty=True, runtime=RuntimeConfig(device='cpu'),
                 reconstruction=ReconstructionConfig(sweeps=args.sweeps),

@@ -42,7 +42,8 @@ def run(scan: Scan, update_probe: bool, threads: int, device: str) -> Iterator[S
             change = _change(patch * beam, measured[row], good)
             if update_probe:
                 step = (patch.conj() * change) / (np.abs(patch) ** 2).max()
-                probe = probe + _shifted(step, -place.shift_px[row])
+                moved = probe + _shifted(step, -place.shift_px[row])
+                probe = moved.astype(np.complex64, copy=False)
             power = (np.abs(beam) ** 2).sum(0).max()
             patch += (beam.conj() * change).sum(0) / power
         yield State(number, object_.copy(), probe)
@@ -53,8 +54,7 @@ def _change(wave: Complex, measured: Float, good: Array) -> Complex:
     field = np.fft.fft2(wave)
     modulus = np.abs(field[0]) if len(field) == 1 else np.sqrt((np.abs(field) ** 2).sum(0))
     ratio = np.where(good, measured / (modulus + np.float32(1e-6)) - np.float32(1), np.float32(0))
-    change: Complex = np.fft.ifft2(ratio * field)
-    return change
+    return np.fft.ifft2(ratio * field).astype(np.complex64, copy=False)
 
 
 def _shifted(wave: Complex, shift_px: Float) -> Complex:
@@ -63,5 +63,5 @@ def _shifted(wave: Complex, shift_px: Float) -> Complex:
         return wave
     k = np.fft.fftfreq(wave.shape[-1])
     y, x = (np.exp(-2j * np.pi * k * d).astype(np.complex64) for d in shift_px)
-    moved: Complex = np.fft.ifft2(np.fft.fft2(wave) * (y[:, None] * x))
-    return moved
+    moved = np.fft.ifft2(np.fft.fft2(wave) * (y[:, None] * x))
+    return moved.astype(np.complex64, copy=False)

@@ -8,6 +8,7 @@ from contenders.race import State
 
 from ptychopinn_plugin import pipeline
 from ptychopinn_plugin.backends import registry
+from ptychopinn_plugin.backends.base import Model
 from ptychopinn_plugin.config import ReconstructionConfig, RuntimeConfig
 from ptychopinn_plugin.pretrained import pretrained
 from ptychopinn_plugin.scan import Scan
@@ -44,7 +45,7 @@ def run(
         sweeps = max(sweeps + 1, int(1.25 * sweeps))
 
 
-def _loaded(model: str) -> pipeline.Model | None:
+def _loaded(model: str) -> Model | None:
     import ptychopinn_plugin as pp
 
     return pp.load_model(model) if model else None
