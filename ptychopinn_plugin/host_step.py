@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .far_field import FarField
 from .grouping import Rows
-from .kernels.corrector import Corrector, Known, Series
+from .kernels.corrector import Beam, Corrector, Given, Series
 from .position_correction import shift_sums
 from .scan import Complex, Float
 from .sweep_plan import CACHE_BYTES, SweepPlan
@@ -96,6 +96,7 @@ class HostStep:
         self.power = aligned((largest, side, side), np.float32)
         self.corrector: Corrector | None = None
         self.series: Series | None = None
+        self.beam: Beam | None = None
         if sweeper.positions is None:  # they are corrected by the field, which it does not show
             workers = max(1, min(sweeper.threads, pixels // LEAST_FOR_WORKER))
             shape = largest, modes, side
@@ -109,7 +110,9 @@ class HostStep:
             self.light = np.zeros(sweeper.object.shape, np.float32)
         held = 8 * len(sweeper.scan) * sweeper.side**2 <= CACHE_BYTES
         self.measured = Store(sweeper) if held and sweeper.many else None
-        self.shares = Store(sweeper) if held and not sweeper.update_probe else None
+        # Of an unknown probe they are made anew where the plan says so: they change by little.
+        lasting = sweeper.many or not sweeper.update_probe
+        self.shares = Store(sweeper) if held and lasting else None
         self.take_places()
 
     def take_places(self) -> None:
@@ -124,14 +127,27 @@ class HostStep:
 
     def sweep(self, order: Rows, plan: SweepPlan) -> tuple[float, Sums, Sums]:
         """Take the batches in this order; see `Step`."""
+        renew = plan.renew and self.sweeper.update_probe
+        if renew and self.shares is not None:
+            self.shares.forget()
         if self.corrector is None or self.measured is None or self.shares is None:
             return batch_after_batch(self, order, plan)
-        if not all(s.has(k) for s in (self.measured, self.shares) for k in order.tolist()):
+        needed = (self.measured,) if renew else (self.measured, self.shares)
+        if not all(s.has(k) for s in needed for k in order.tolist()):
             return batch_after_batch(self, order, plan)
         if self.series is None:
             self.series = self._series(self.corrector, self.measured, self.shares)
+        if self.beam is not None:
+            self.beam.probe[:] = self.far.shifted.signed(self.sweeper.probe)
         with self.transforms.alone():
-            error, ramps = self.series(order, (plan.fall, plan.pace), ramps=plan.correct)
+            error, ramps = self.series(
+                order, (plan.fall, plan.pace), ramps=plan.correct, shares=renew
+            )
+        if self.beam is not None:
+            self.sweeper.probe = self.far.shifted.signed(self.beam.probe)
+        if renew:
+            for number in order.tolist():
+                self.shares.made(number)
         return error / self.sweeper.side**2, ramps, None
 
     def __call__(self, number: int, plan: SweepPlan) -> tuple[float, Float | None, Float | None]:
@@ -177,12 +193,17 @@ class HostStep:
         return error / s.side**2, ramps, None
 
     def _series(self, corrector: Corrector, measured: Store, shares: Store) -> Series:
-        known = [
-            Known(batch.corner_px, self.coefficients[number], measured.batch(number),
-                  shares.batch(number))
-            for number, batch in enumerate(self.sweeper.batches)
+        s, shifted = self.sweeper, self.far.shifted
+        given = [
+            Given(batch.corner_px, self.coefficients[number], measured.batch(number),
+                  shares.batch(number), batch.crowded(s.side))
+            for number, batch in enumerate(s.batches)
         ]  # fmt: skip
-        return corrector.series(self.sweeper.object, self.far.shifted.waves, known)
+        if s.update_probe:
+            self.beam = Beam(aligned(s.probe.shape), shifted.turned, shifted.few(LOW))
+        return corrector.series(
+            s.object, shifted.waves, given, regularisation=s.regularisation, beam=self.beam
+        )
 
     def _amplitude(self, number: int, cut: slice) -> Float:
         """Return the amplitudes (B, N, N) of a part of a batch."""

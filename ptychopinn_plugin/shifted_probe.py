@@ -40,6 +40,8 @@ class Filter(Protocol):
 class ShiftedProbe:
     """The waves of one probe (P, N, N). `signed` gives what is moved a chessboard of signs, N even:
     it moves the zero frequency of the transform to the middle.
+
+    turned  (K, N, N) the filters that make the waves, by frequency, turned about the diagonal
     """
 
     def __init__(
@@ -57,25 +59,29 @@ class ShiftedProbe:
             filters = np.fft.fftshift(filters, axes=1)  # to where the signs move the spectrum
         n, m = np.array(self.orders).T
         self._filters = (filters[n, :, None] * filters[m, None])[:, None]
-        self._turned = np.ascontiguousarray(self._filters[:, 0].swapaxes(-1, -2))
+        self.turned = np.ascontiguousarray(self._filters[:, 0].swapaxes(-1, -2))
         self._spectra = aligned((len(self.orders), *self.shape))
         self.waves = aligned(self._spectra.shape)
-        own = probe if self.sign is None else probe * self.sign
-        self._replace(own, PLAIN)  # by SciPy: the same numbers in every back end
+        self._replace(self.signed(probe), PLAIN)  # by SciPy: the same numbers in every back end
 
     def few(self, degree: int) -> int:
         """Return how many waves are of at most this degree."""
         return min((degree + 1) * (degree + 2) // 2, len(self.orders))
 
-    def replace(self, probe: Complex, by: Filter | None = None) -> None:
-        """Take another probe of the same shape and about as fine."""
+    def signed(self, probe: Complex) -> Complex:
+        """Return a probe with the signs that what is moved has, or without them again."""
         own = probe.astype(np.complex64)
         if self.sign is not None:
             own *= self.sign
+        return own
+
+    def replace(self, probe: Complex, by: Filter | None = None) -> None:
+        """Take another probe of the same shape and about as fine."""
+        own = self.signed(probe)
         if by is None:
             self._replace(own, self.transforms)
         else:
-            by.filtered(own, self._turned, self.waves)
+            by.filtered(own, self.turned, self.waves)
 
     def _replace(self, own: Complex, transforms: Transforms) -> None:
         room = aligned((1, *self.shape))
@@ -123,7 +129,7 @@ class ShiftedProbe:
             np.sum(self.transforms.fft2(own) * back, axis=0, out=spectrum[0])
             made: Complex = self.transforms.ifft2(spectrum)[0]
         else:
-            made = by.gathered(shares, self._turned[: len(shares)])
+            made = by.gathered(shares, self.turned[: len(shares)])
         return made if self.sign is None else made * self.sign
 
 

@@ -62,6 +62,7 @@ class SweepPlan:
     momentum  by what share of its last change the object is pushed on before the next
     network   the share of its answer by which a network, where there is one, corrects the object
     move      whether the positions are corrected after it
+    renew     whether the denominators of a probe that changes are made anew
     """
 
     pace: float
@@ -70,6 +71,7 @@ class SweepPlan:
     momentum: float
     network: float
     move: bool = False
+    renew: bool = True
 
 
 def plan_sweep(
@@ -96,6 +98,7 @@ def plan_sweep(
         momentum=MOMENTUM if moving else 0.0,
         network=NETWORK_LAST if number == total else float(looked_at),
         move=correct_positions and FIRST_MOVE <= number < total,
+        renew=number & (number - 1) == 0,
     )
 
 

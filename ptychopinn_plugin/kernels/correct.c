@@ -783,35 +783,6 @@ EXPORT int64_t correct(Team *team, Correction *c) {
     return 1;
 }
 
-typedef struct {
-    const Correction *corrections;
-    const int64_t *order; /* (count) numbers of corrections */
-    int64_t count, ramps; /* whether these are asked for */
-    float fall, pace;     /* instead of the corrections' own */
-} Series;
-
-static void correct_each(void *job, Team *team, int64_t thread, int64_t threads) {
-    const Series *s = job;
-    for (int64_t k = 0; k < s->count; k++) {
-        Correction c = s->corrections[s->order[k]];
-        c.fall = s->fall, c.pace = s->pace;
-        if (!s->ramps)
-            c.ramps = NULL;
-        correct_part(&c, team, thread, threads);
-        if (k + 1 < s->count)
-            team_meet(team);
-    }
-}
-
-/* One after another; answers as `correct` does. */
-EXPORT int64_t correct_series(Team *team, Series *s) {
-    for (int64_t k = 0; k < s->count; k++)
-        if (!lies_inside(s->corrections + s->order[k]))
-            return 0;
-    team_work(team, correct_each, s);
-    return 1;
-}
-
 /* Waves (side, side) to a field. */
 INLINE void split_row(const float *restrict wave, float *restrict re, float *restrict im,
                       int64_t count) {
@@ -944,6 +915,60 @@ static void gather_probe(void *job, Team *team, int64_t thread, int64_t threads)
             add(f->scratch + t * floats + p * field, sum, field);
         backward(sum, f->probe + 2 * p * pixels, room, factors, f->side);
     }
+}
+
+typedef struct {
+    const Correction *corrections;
+    const int64_t *order;         /* (count) numbers of corrections */
+    int64_t count, ramps, shares; /* the latter: whether they are asked for */
+    float fall, pace;             /* instead of the corrections' own */
+    const Filtering *back, *forth; /* what is said of the probe to its step, the probe to its waves;
+                                      NULL where the probe stays */
+} Series;
+
+/* Takes the probe's step, and makes the waves of the next batch. */
+static void move_probe(const Series *s, const float *density, Team *team, int64_t thread,
+                       int64_t threads) {
+    const int64_t pixels = s->back->side * s->back->side;
+    float largest = 1e-12f;
+    team_meet(team);
+    for (int64_t j = 0; j < pixels; j++)
+        largest = largest > density[j] ? largest : density[j];
+    gather_probe((void *)s->back, team, thread, threads);
+    for (int64_t p = thread; p < s->back->modes; p += threads) {
+        const float *step = s->back->probe + 2 * p * pixels;
+        float *probe = s->forth->probe + 2 * p * pixels;
+        for (int64_t j = 0; j < 2 * pixels; j++)
+            probe[j] += step[j] / largest;
+    }
+    team_meet(team);
+    filter_probe((void *)s->forth, team, thread, threads);
+}
+
+static void correct_each(void *job, Team *team, int64_t thread, int64_t threads) {
+    const Series *s = job;
+    for (int64_t k = 0; k < s->count; k++) {
+        Correction c = s->corrections[s->order[k]];
+        c.fall = s->fall, c.pace = s->pace;
+        if (!s->ramps)
+            c.ramps = NULL;
+        if (!s->shares)
+            c.light = NULL;
+        correct_part(&c, team, thread, threads);
+        if (s->back)
+            move_probe(s, c.density, team, thread, threads);
+        if (k + 1 < s->count)
+            team_meet(team);
+    }
+}
+
+/* One after another; answers as `correct` does. */
+EXPORT int64_t correct_series(Team *team, Series *s) {
+    for (int64_t k = 0; k < s->count; k++)
+        if (!lies_inside(s->corrections + s->order[k]))
+            return 0;
+    team_work(team, correct_each, s);
+    return 1;
 }
 
 EXPORT void probe_to_waves(Team *team, Filtering *f) { team_work(team, filter_probe, f); }

@@ -40,8 +40,9 @@ class _Series(ctypes.Structure):
     """`Series` of correct.c."""
 
     _fields_ = (
-        ('corrections', POINTER), ('order', POINTER), ('count', INTEGER), ('ramps', INTEGER),
-        ('fall', FLOAT), ('pace', FLOAT),
+        ('corrections', POINTER), ('order', POINTER),
+        ('count', INTEGER), ('ramps', INTEGER), ('shares', INTEGER),
+        ('fall', FLOAT), ('pace', FLOAT), ('back', POINTER), ('forth', POINTER),
     )  # fmt: skip
 
 
@@ -54,15 +55,27 @@ class _Filtering(ctypes.Structure):
     )
 
 
-class Known(NamedTuple):
-    """A batch all of which is known but the object: `corner_px` (B, 2), `coefficients` (B, K) of
-    the waves of its probes, `amplitude` and `share` (B, N, N); see `Corrector`.
+class Given(NamedTuple):
+    """What is given of a batch: `corner_px` (B, 2), `coefficients` (B, K) of the waves of its
+    probes, `amplitude` (B, N, N), `share` (B, N, N) or room for it and, to make it, which patterns
+    are `crowded` (B,); see `Corrector`.
     """
 
     corner_px: Corners
     coefficients: Float
     amplitude: Float
     share: Float
+    crowded: Bits
+
+
+class Beam(NamedTuple):
+    """A probe (P, N, N) that every batch moves on, where it lies; the filters (K, N, N), turned,
+    that make its waves; and from how many waves its step is gathered.
+    """
+
+    probe: Complex
+    filters: Complex
+    few: int
 
 
 class Witness(NamedTuple):
@@ -123,8 +136,8 @@ class Corrector:
         self._errors = np.empty(size)
         self._brightest = np.empty(size, np.float32)
         self._density = aligned((threads, side, side), np.float32)
-        self._shares = np.empty((threads, 0, modes, side, side), np.complex64)
-        self._light = np.empty((0, 0), np.float32)
+        self.shares = np.empty((threads, 0, modes, side, side), np.complex64)
+        self.light = np.empty((0, 0), np.float32)
         begin = declared(library.team_begin, POINTER, 'l')
         self._team = begin(threads) if threads > 1 else None
         weakref.finalize(self, _end, declared(library.team_end, None, 'p'), self._team, os.getpid())
@@ -156,13 +169,17 @@ class Corrector:
         self._filter(self._gather, waves, probe, filters)
         return probe
 
-    def _filter(self, work: Any, waves: Complex, probe: Complex, filters: Complex) -> None:
+    def filtering(self, waves: Complex, probe: Complex, filters: Complex) -> _Filtering:
+        """Return what `filtered` and `gathered` are told."""
         few, mode = len(waves), (self.modes, self.side, self.side)
-        given = _Filtering(
+        return _Filtering(
             into(waves, np.complex64, (few, *mode)), into(probe, np.complex64, mode),
             at(filters, np.complex64, (few, *mode[1:])), at(self._factors, np.float32),
             at(self._scratch, np.float32), self.modes, self.side, few,
         )  # fmt: skip
+
+    def _filter(self, work: Any, waves: Complex, probe: Complex, filters: Complex) -> None:
+        given = self.filtering(waves, probe, filters)
         work(self._team, ctypes.addressof(given))
 
     def __call__(
@@ -190,30 +207,22 @@ class Corrector:
         (B, N, N) are `turned`.
         """
         batch, side = len(corner_px), self.side
-        one, mode = (batch, side, side), (self.modes, side, side)
-        count, c = len(moved[1]), self._given
+        one, count, c = (batch, side, side), len(moved[1]), self._given
         self._tell(c, object_, corner_px, moved, amplitude)
         c.object, c.share = into(object_, np.complex64), at(share, np.float32, one)
         c.patches = into(self._patches[:batch], np.complex64, one)
         c.crowded = c.light = None
         if crowded is not None:
-            if self._light.shape != object_.shape:
-                self._light = np.zeros(object_.shape, np.float32)
-            c.share, c.light = into(share, np.float32, one), into(self._light, np.float32)
-            c.crowded = at(crowded, np.bool_, (batch,))
+            self._make_share(c, object_.shape, share, crowded)
         sums = np.empty((batch, SUMS), np.float32) if ramps else None
         c.ramps = None if sums is None else into(sums, np.float32)
         c.density = c.shares = None
         if few:
-            if not 0 < few <= count:
-                raise ValueError(f'Expected at most {count} waves, not {few}')
-            if self._shares.shape[1] != few:
-                self._shares = aligned((self.threads, few, *mode))
-            c.density, c.shares = (into(v, v.dtype.type) for v in (self._density, self._shares))
+            self._ask_of_probe(c, count, few)
         (c.fall, c.pace), c.regularisation, c.few = limits, regularisation, few
         if not self._correct(self._team, ctypes.addressof(c)):
             raise IndexError(OUTSIDE.format(side, corner_px.tolist(), object_.shape))
-        said = Witness(self._shares[0], self._density[0]) if few else None
+        said = Witness(self.shares[0], self._density[0]) if few else None
         if sums is not None:
             sums = np.ascontiguousarray(sums[:, TURNED])
         return float(self._errors[:batch].sum()), sums, said
@@ -231,26 +240,58 @@ class Corrector:
             raise IndexError(OUTSIDE.format(self.side, corner_px.tolist(), object_.shape))
         return float(self._errors[: len(corner_px)].sum())
 
-    def series(self, object_: Complex, waves: Complex, batches: Sequence[Known]) -> Series:
+    def series(
+        self,
+        object_: Complex,
+        waves: Complex,
+        batches: Sequence[Given],
+        *,
+        regularisation: float = 0.0,
+        beam: Beam | None = None,
+    ) -> Series:
         """Return what corrects an object (H, W) in place by batches whose probes are made of the
-        waves (K, P, N, N). All the memory is used where it lies, as it is when it is used.
+        waves (K, P, N, N), and the probe of the `beam` with its waves. All the memory is used where
+        it lies, as it is when it is used.
         """
-        return Series(self, object_, waves, batches)
+        return Series(self, object_, waves, batches, regularisation, beam)
 
-    def describe(self, c: _Correction, object_: Complex, waves: Complex, batch: Known) -> None:
+    def describe(
+        self, c: _Correction, object_: Complex, waves: Complex, batch: Given, few: int
+    ) -> None:
         """Tell all of a batch but its limits and where errors and ramps go."""
         ctypes.memmove(ctypes.addressof(c), ctypes.addressof(self._given), ctypes.sizeof(c))
         self._tell(c, object_, batch.corner_px, (batch.coefficients, waves), batch.amplitude)
         one = len(batch.corner_px), self.side, self.side
-        c.object, c.share = into(object_, np.complex64), at(batch.share, np.float32, one)
+        c.object = into(object_, np.complex64)
         c.patches = into(self._patches[: one[0]], np.complex64, one)
-        c.crowded = c.light = c.density = c.shares = None
-        c.few = 0
+        self._make_share(c, object_.shape, batch.share, batch.crowded)
+        c.density = c.shares = None
+        if few:
+            self._ask_of_probe(c, len(waves), few)
+        c.few = few
 
     def run(self, series: _Series, object_: Complex) -> None:
         """Correct by a series of batches, each described."""
         if not self._correct_series(self._team, ctypes.addressof(series)):
             raise IndexError(OUTSIDE.format(self.side, 'some place', object_.shape))
+
+    def _make_share(
+        self, c: _Correction, shape: tuple[int, ...], share: Float, crowded: Bits
+    ) -> None:
+        """Ask for the shares of a batch."""
+        if self.light.shape != shape:
+            self.light = np.zeros(shape, np.float32)
+        one = len(crowded), self.side, self.side
+        c.share, c.light = into(share, np.float32, one), into(self.light, np.float32)
+        c.crowded = at(crowded, np.bool_, (c.batch,))
+
+    def _ask_of_probe(self, c: _Correction, count: int, few: int) -> None:
+        """Ask for what is said of the probe in its first `few` waves of `count`."""
+        if not 0 < few <= count:
+            raise ValueError(f'Expected at most {count} waves, not {few}')
+        if self.shares.shape[1] != few:
+            self.shares = aligned((self.threads, few, self.modes, self.side, self.side))
+        c.density, c.shares = (into(v, v.dtype.type) for v in (self._density, self.shares))
 
     def _tell(
         self,
@@ -276,30 +317,51 @@ class Series:
     """
 
     def __init__(
-        self, corrector: Corrector, object_: Complex, waves: Complex, batches: Sequence[Known]
+        self,
+        corrector: Corrector,
+        object_: Complex,
+        waves: Complex,
+        batches: Sequence[Given],
+        regularisation: float,
+        beam: Beam | None,
     ) -> None:
         self.corrector, self._object = corrector, object_
-        self._kept = waves, batches  # as long as C knows where they lie
         first = np.cumsum([0, *(len(b.corner_px) for b in batches)])
         self._first = first.tolist()
         self._errors = np.empty(first[-1])
         self._ramps = np.empty((first[-1], SUMS), np.float32)
         self._corrections = (_Correction * len(batches))()
         for c, batch, start in zip(self._corrections, batches, self._first, strict=False):
-            corrector.describe(c, object_, waves, batch)
+            corrector.describe(c, object_, waves, batch, beam.few if beam else 0)
             c.errors = into(self._errors[start:], np.float64)
             c.ramps = into(self._ramps[start:], np.float32)
+            c.regularisation = regularisation
+        # As long as C knows where they lie.
+        self._kept = waves, batches, beam, corrector.light, corrector.shares
+        self._back = self._forth = None
+        if beam:
+            said, self._step = corrector.shares[0], aligned(beam.probe.shape)
+            self._back = corrector.filtering(said, self._step, beam.filters[: beam.few])
+            self._forth = corrector.filtering(waves, beam.probe, beam.filters)
 
     def __call__(
-        self, order: Rows, limits: tuple[float, float], *, ramps: bool = False
+        self,
+        order: Rows,
+        limits: tuple[float, float],
+        *,
+        ramps: bool = False,
+        shares: bool = False,
     ) -> tuple[float, Float | None]:
-        """Correct by the batches of these numbers (L,), in this order and with these limits; return
-        what `Corrector` does of all of them, the ramps in the order of the numbers.
+        """Correct by the batches of these numbers (L,), in this order and with these limits, after
+        their `shares` are made, if asked for; return what `Corrector` does of all of them, the
+        ramps in the order of the numbers.
         """
         order = np.ascontiguousarray(order, np.int64)
         if len(order) and not 0 <= order.min() <= order.max() < len(self._corrections):
             raise IndexError(f'Expected numbers below {len(self._corrections)}, not {order}')
-        series = _Series(ctypes.addressof(self._corrections), ramps=ramps)
+        series = _Series(ctypes.addressof(self._corrections), ramps=ramps, shares=shares)
+        if self._back and self._forth:
+            series.back, series.forth = (ctypes.addressof(f) for f in (self._back, self._forth))
         series.fall, series.pace = limits
         for start in range(0, len(order), AT_ONCE):
             part = order[start : start + AT_ONCE]

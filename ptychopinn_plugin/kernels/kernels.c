@@ -25,7 +25,7 @@
 #define INLINE static inline __attribute__((always_inline))
 #define LARGEST_SIDE 4096
 
-EXPORT int64_t version(void) { return 3; }
+EXPORT int64_t version(void) { return 4; }
 EXPORT int64_t largest_side(void) { return LARGEST_SIDE; }
 
 static int inside(const int64_t *corners, int64_t batch, int64_t side, int64_t height,

@@ -20,8 +20,10 @@ from scipy import fft
 from ptychopinn_plugin import kernels
 from ptychopinn_plugin.kernels import library
 from ptychopinn_plugin.kernels.compiled import Compiled
-from ptychopinn_plugin.kernels.corrector import Known
+from ptychopinn_plugin.kernels.corrector import Beam, Given
 from ptychopinn_plugin.kernels.plain import Plain
+from ptychopinn_plugin.shifted_probe import ShiftedProbe
+from ptychopinn_plugin.transforms import aligned
 
 PLAIN = Plain()
 FOUND = library.found()
@@ -208,7 +210,10 @@ def test_a_series_is_its_batches_in_that_order(compiled, modes, seed, threads, g
     share, coefficients = 0.1 * d.real(), d.real((7, 3)) - 1
     amplitude = corrector.turned(side * d.real())
     cuts, order, limits = (slice(0, 3), slice(3, 5), slice(5, 7)), np.array([2, 0]), (0.5, 0.7)
-    known = [Known(d.corner_px[c], coefficients[c], amplitude[c], share[c]) for c in cuts]
+    crowded = d.rng.random(7) > 0.5  # without meaning: the shares are given
+    known = [
+        Given(d.corner_px[c], coefficients[c], amplitude[c], share[c], crowded[c]) for c in cuts
+    ]
 
     one, errors, ramps = object_.copy(), 0.0, {}
     for number in order:
@@ -231,6 +236,41 @@ def test_a_series_is_its_batches_in_that_order(compiled, modes, seed, threads, g
 
 
 @needs_library
+@settings(max_examples=30, deadline=None)
+@given(modes=st.integers(1, 3), seed=SIZES['seed'], threads=st.integers(1, 3),
+       side=st.sampled_from([16, 64]), fresh=st.booleans())  # fmt: skip
+def test_a_series_moves_the_probe_with_every_batch(compiled, modes, seed, threads, side, fresh):
+    d = Drawn(7, modes, side, seed)
+    object_, probe = d.waves(d.canvas), d.waves((modes, side, side))
+    corrector = compiled.corrector((3, modes, side), None, threads)
+    one, other = (ShiftedProbe(probe, signed=True) for _ in range(2))
+    coefficients, few = one.coefficients(d.rng.uniform(-0.5, 0.5, (7, 2))), one.few(2)
+    amplitude, crowded, share = corrector.turned(side * d.real()), d.rng.random(7) > 0.3, d.real()
+    cuts, order, limits = (slice(0, 3), slice(3, 5), slice(5, 7)), np.array([2, 0, 1]), (0.5, 0.7)
+
+    moved, expected, shares = object_.copy(), probe.copy(), share.copy()
+    for number in order:
+        c = cuts[number]
+        _, _, said = corrector(
+            moved, d.corner_px[c], (coefficients[c], one.waves), amplitude[c], shares[c], limits,
+            crowded=crowded[c] if fresh else None, regularisation=0.3, few=few,
+        )  # fmt: skip
+        expected += one.collected(said.shares, corrector) / said.density.max()
+        one.replace(expected, corrector)
+
+    given = [Given(d.corner_px[c], coefficients[c], amplitude[c], share[c], crowded[c])
+             for c in cuts]  # fmt: skip
+    beam = Beam(aligned(probe.shape), other.turned, few)
+    beam.probe[:] = other.signed(probe)
+    series = corrector.series(object_, other.waves, given, regularisation=0.3, beam=beam)
+    series(order, limits, shares=fresh)
+    assert close(object_, moved)
+    assert close(other.signed(beam.probe), expected)
+    assert close(other.waves, one.waves)
+    assert close(share, shares)
+
+
+@needs_library
 @pytest.mark.parametrize('threads', [1, 2])
 def test_a_long_series_is_as_one_batch_after_another(compiled, threads):
     """Longer than what is done before the interpreter is asked."""
@@ -238,7 +278,7 @@ def test_a_long_series_is_as_one_batch_after_another(compiled, threads):
     object_, basis = d.waves(d.canvas), d.waves((1, 1, 16, 16))
     corrector = compiled.corrector((1, 1, 16), None, threads)
     ones, share, amplitude = np.ones((200, 1), np.float32), 0.01 * d.real(), 16 * d.real()
-    known = [Known(*(v[k : k + 1] for v in (d.corner_px, ones, amplitude, share)))
+    known = [Given(*(v[k : k + 1] for v in (d.corner_px, ones, amplitude, share, ones[:, 0] > 0)))
              for k in range(200)]  # fmt: skip
     one, other = object_.copy(), object_.copy()
     errors = [corrector(one, k.corner_px, (k.coefficients, basis), k.amplitude, k.share, (1, 1))[0]
@@ -256,7 +296,7 @@ def test_a_series_keeps_to_its_own(compiled):
     corrector = compiled.corrector((2, 1, 16), None, 2)
 
     def series(corner_px, share=share, **more):
-        known = Known(np.array(corner_px), ones, amplitude, share)
+        known = Given(np.array(corner_px), ones, amplitude, share, ones[:, 0] > 0)
         return corrector.series(object_, basis, [known])
 
     before = object_.copy()
