@@ -22,20 +22,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define EXPORT __attribute__((visibility("default")))
-#define INLINE static inline __attribute__((always_inline))
-
-/* Several versions, of which the one for this processor is taken when the library is loaded. */
-#if __GNUC__ >= 12
-#define CLONES "arch=x86-64-v4", "arch=x86-64-v3", "default"
-#else
-#define CLONES "avx512f", "avx2", "default"
-#endif
-#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
-#define CLONED static __attribute__((noinline, target_clones(CLONES)))
-#else
-#define CLONED static
-#endif
+#define CLONED static __attribute__((noinline)) CLONES
 
 /* Loops over lanes become vector instructions; their stores overlap nothing. */
 #ifdef __clang__
@@ -384,87 +371,39 @@ CLONED void collect(const float *field, const float *probe, const float *share, 
     }
 }
 
-enum { TOGETHER = 4 }; /* patterns whose probes are made at once */
+/* Patterns whose probes are made at once, and whose changes are kept; sums made side by side, in as
+   many columns as a cache next to the processor holds of all waves. */
+enum { TOGETHER = 8, CHANGES = 16, ABREAST = 4, COLUMNS = 256 };
 
-typedef float Lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+#define FLOATS 4
+#define NAMED(name) name##_of_4
+#define TARGET
+#include "sums.h"
+#ifdef ONE_PROCESSOR
+#define WIDEST(name, ...) name##_of_4(__VA_ARGS__)
+#else
+#define FLOATS 8
+#define NAMED(name) name##_of_8
+#define TARGET __attribute__((target(AVX2)))
+#include "sums.h"
+#define FLOATS 16
+#define NAMED(name) name##_of_16
+#define TARGET __attribute__((target(AVX512)))
+#include "sums.h"
+#define WIDEST(name, ...)                                                                         \
+    (MOST_FLOATS >= 16 && HAS_AVX512 ? name##_of_16(__VA_ARGS__)                                  \
+     : HAS_AVX2                      ? name##_of_8(__VA_ARGS__)                                   \
+                                     : name##_of_4(__VA_ARGS__))
+#endif
 
-/* Sums of `count` waves of some floats, one for each of a few patterns. */
-INLINE void sums_of(const float *restrict coefficients, const float *restrict waves, int64_t count,
-                    float *restrict out, int64_t floats, int64_t patterns) {
-    const int64_t whole = floats / ROW * ROW;
-    for (int64_t j = 0; j < whole; j += ROW) {
-        Lanes left[TOGETHER] = {{0}}, right[TOGETHER] = {{0}};
-        for (int64_t k = 0; k < count; k++) {
-            const Lanes *wave = (const Lanes *)(waves + k * floats + j);
-            const Lanes a = wave[0], b = wave[1];
-#pragma GCC unroll 4
-            for (int64_t p = 0; p < patterns; p++) {
-                left[p] += coefficients[p * count + k] * a;
-                right[p] += coefficients[p * count + k] * b;
-            }
-        }
-#pragma GCC unroll 4
-        for (int64_t p = 0; p < patterns; p++) {
-            ((Lanes *)(out + p * floats + j))[0] = left[p];
-            ((Lanes *)(out + p * floats + j))[1] = right[p];
-        }
-    }
-    for (int64_t j = whole; j < floats; j++)
-        for (int64_t p = 0; p < patterns; p++) {
-            float sum = 0;
-            for (int64_t k = 0; k < count; k++)
-                sum += coefficients[p * count + k] * waves[k * floats + j];
-            out[p * floats + j] = sum;
-        }
-}
-
-CLONED void combine(const float *coefficients, const float *waves, int64_t count, float *out,
+static void combine(const float *coefficients, const float *waves, int64_t count, float *out,
                     int64_t floats, int64_t patterns) {
-    for (; patterns >= TOGETHER; patterns -= TOGETHER) {
-        sums_of(coefficients, waves, count, out, floats, TOGETHER);
-        coefficients += TOGETHER * count, out += TOGETHER * floats;
-    }
-    if (patterns == 3)
-        sums_of(coefficients, waves, count, out, floats, 3);
-    else if (patterns == 2)
-        sums_of(coefficients, waves, count, out, floats, 2);
-    else if (patterns == 1)
-        sums_of(coefficients, waves, count, out, floats, 1);
+    WIDEST(combine, coefficients, waves, count, out, floats, patterns);
 }
 
-enum { CHANGES = 16, ABREAST = 5 }; /* patterns whose changes are kept, and sums made at a time */
-
-INLINE void share_columns(const float *coefficients, int64_t stride, const float *own, int64_t far,
-                          float *out, int64_t floats, int64_t patterns, int64_t abreast,
-                          int first) {
-    Lanes sums[ABREAST];
-#pragma GCC unroll 5
-    for (int64_t k = 0; k < abreast; k++)
-        sums[k] = first ? (Lanes){0} : *(const Lanes *)(out + k * floats);
-    for (int64_t p = 0; p < patterns; p++) {
-        const Lanes wave = *(const Lanes *)(own + p * far);
-#pragma GCC unroll 5
-        for (int64_t k = 0; k < abreast; k++)
-            sums[k] += coefficients[p * stride + k] * wave;
-    }
-#pragma GCC unroll 5
-    for (int64_t k = 0; k < abreast; k++)
-        *(Lanes *)(out + k * floats) = sums[k];
-}
-
-/* The same turned round: to `count` waves, what each of some patterns gives of its own, `far` floats
-   from the next; a first time instead of what is there. */
-CLONED void share_out(const float *coefficients, int64_t stride, const float *own, int64_t far,
+static void share_out(const float *coefficients, int64_t stride, const float *own, int64_t far,
                       float *out, int64_t floats, int64_t count, int64_t patterns, int first) {
-    for (int64_t j = 0; j < floats; j += LANES) {
-        int64_t k = 0;
-        for (; k + ABREAST <= count; k += ABREAST)
-            share_columns(coefficients + k, stride, own + j, far, out + k * floats + j, floats,
-                          patterns, ABREAST, first);
-        for (; k < count; k++)
-            share_columns(coefficients + k, stride, own + j, far, out + k * floats + j, floats,
-                          patterns, 1, first);
-    }
+    WIDEST(share_out, coefficients, stride, own, far, out, floats, count, patterns, first);
 }
 
 CLONED void add(const float *restrict values, float *restrict row, int64_t count) {

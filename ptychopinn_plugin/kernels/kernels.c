@@ -13,16 +13,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define EXPORT __attribute__((visibility("default")))
-
-/* Several versions, of which the one for this processor is taken when the library is loaded. */
-#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
-#define KERNEL EXPORT __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define KERNEL EXPORT
-#endif
-
-#define INLINE static inline __attribute__((always_inline))
+#define KERNEL EXPORT CLONES
 #define LARGEST_SIDE 4096
 
 EXPORT int64_t version(void) { return 4; }

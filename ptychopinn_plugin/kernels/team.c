@@ -1,5 +1,6 @@
 /* See team.h. */
 
+#include "kernels.h"
 #include "team.h"
 
 #include <pthread.h>
@@ -8,8 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-
-#define EXPORT __attribute__((visibility("default")))
 
 enum { LOOKS = 64, AWAKE_NS = 100000 };
 
@@ -125,12 +124,14 @@ void team_deal(Team *team, int64_t thread, int64_t first, int64_t last) {
     atomic_store(&team->shares[thread].left, (uint64_t)first << 32 | (uint64_t)last);
 }
 
-/* Its owner takes from the beginning, others from the end, where the owner comes last. */
+/* Its owner takes from the beginning; others from the end, where the owner comes last, and at most
+   half of what is left. */
 static int64_t take(Share *share, int own, int64_t most, int64_t *first) {
     uint_least64_t left = atomic_load(&share->left);
     for (;;) {
         const int64_t begin = (int64_t)(left >> 32), end = (int64_t)(left & UINT32_MAX);
-        const int64_t some = end - begin < most ? end - begin : most;
+        const int64_t there = own ? end - begin : (end - begin + 1) / 2;
+        const int64_t some = there < most ? there : most;
         if (some <= 0)
             return 0;
         *first = own ? begin : end - some;
