@@ -200,7 +200,7 @@ class HostStep:
             for number, batch in enumerate(s.batches)
         ]  # fmt: skip
         if s.update_probe:
-            self.beam = Beam(aligned(s.probe.shape), shifted.turned, shifted.few(LOW))
+            self.beam = Beam(aligned(s.probe.shape), shifted.filters, shifted.few(LOW))
         return corrector.series(
             s.object, shifted.waves, given, regularisation=s.regularisation, beam=self.beam
         )

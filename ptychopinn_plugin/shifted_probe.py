@@ -22,6 +22,7 @@ from typing import Protocol
 import numpy as np
 from scipy.special import jv
 
+from .kernels.corrector import Filters
 from .scan import Array, Complex, Float
 from .transforms import PLAIN, Transforms, aligned
 
@@ -32,16 +33,16 @@ LARGEST_DEGREE = 9
 class Filter(Protocol):
     """What filters probes without a framework, see `kernels.corrector`."""
 
-    def filtered(self, probe: Complex, filters: Complex, out: Complex) -> None: ...
+    def filtered(self, probe: Complex, filters: Filters, out: Complex) -> None: ...
 
-    def gathered(self, waves: Complex, filters: Complex) -> Complex: ...
+    def gathered(self, waves: Complex, filters: Filters) -> Complex: ...
 
 
 class ShiftedProbe:
     """The waves of one probe (P, N, N). `signed` gives what is moved a chessboard of signs, N even:
     it moves the zero frequency of the transform to the middle.
 
-    turned  (K, N, N) the filters that make the waves, by frequency, turned about the diagonal
+    filters  what makes the waves
     """
 
     def __init__(
@@ -51,22 +52,22 @@ class ShiftedProbe:
         filters = _filters(side, LARGEST_DEGREE)
         self.degree = _degree(probe, filters)
         # The terms of low degree first: where few will do, they are the first.
-        self.orders = [(n - m, m) for n in range(self.degree + 1) for m in range(n + 1)]
+        orders = [(n - m, m) for n in range(self.degree + 1) for m in range(n + 1)]
         self.sign: Float | None = None
         if signed:
             place = np.arange(side)
             self.sign = np.where((place[:, None] + place) % 2, -1, 1).astype(np.float32)
             filters = np.fft.fftshift(filters, axes=1)  # to where the signs move the spectrum
-        n, m = np.array(self.orders).T
+        self.filters = Filters(filters[: self.degree + 1], np.array(orders, np.int64))
+        n, m = self.filters.orders.T
         self._filters = (filters[n, :, None] * filters[m, None])[:, None]
-        self.turned = np.ascontiguousarray(self._filters[:, 0].swapaxes(-1, -2))
-        self._spectra = aligned((len(self.orders), *self.shape))
+        self._spectra = aligned((len(orders), *self.shape))
         self.waves = aligned(self._spectra.shape)
         self._replace(self.signed(probe), PLAIN)  # by SciPy: the same numbers in every back end
 
     def few(self, degree: int) -> int:
         """Return how many waves are of at most this degree."""
-        return min((degree + 1) * (degree + 2) // 2, len(self.orders))
+        return min((degree + 1) * (degree + 2) // 2, len(self.filters.orders))
 
     def signed(self, probe: Complex) -> Complex:
         """Return a probe with the signs that what is moved has, or without them again."""
@@ -81,7 +82,7 @@ class ShiftedProbe:
         if by is None:
             self._replace(own, self.transforms)
         else:
-            by.filtered(own, self.turned, self.waves)
+            by.filtered(own, self.filters, self.waves)
 
     def _replace(self, own: Complex, transforms: Transforms) -> None:
         room = aligned((1, *self.shape))
@@ -93,7 +94,7 @@ class ShiftedProbe:
         """Return the share of every wave in probes moved by (B, 2) (y, x) [px], (B, K)."""
         angle = np.arccos(np.clip(2 * shift_px.astype(np.float64), -1, 1))
         y, x = (np.cos(angle[:, axis, None] * np.arange(self.degree + 1)) for axis in (0, 1))
-        n, m = np.array(self.orders).T
+        n, m = self.filters.orders.T
         made: Float = np.ascontiguousarray(y[:, n] * x[:, m], np.float32)
         return made
 
@@ -129,7 +130,7 @@ class ShiftedProbe:
             np.sum(self.transforms.fft2(own) * back, axis=0, out=spectrum[0])
             made: Complex = self.transforms.ifft2(spectrum)[0]
         else:
-            made = by.gathered(shares, self.turned[: len(shares)])
+            made = by.gathered(shares, self.filters)
         return made if self.sign is None else made * self.sign
 
 

@@ -741,28 +741,29 @@ CLONED void split(const float *wave, float *field, int64_t side) {
     }
 }
 
-/* To a sum of spectra, or instead of it, a spectrum times a filter or times its conjugate (`sign`);
-   the filter is (kx, ky). */
-INLINE void filter_row(const float *restrict field, const float *restrict filter, float *restrict to,
-                       float sign, int more) {
+/* To a sum of rows, or instead of it, a row times a number or times its conjugate (`sign`). */
+INLINE void scale_row(const float *restrict field, const float *by, float *restrict to, float sign,
+                      int more) {
+    const float u = by[0], v = sign * by[1];
     LANEWISE
     for (int64_t l = 0; l < LANES; l++) {
-        float x = field[l], y = field[LANES + l], u = filter[2 * l], v = sign * filter[2 * l + 1];
+        float x = field[l], y = field[LANES + l];
         to[l] = (more ? to[l] : 0) + x * u - y * v;
         to[LANES + l] = (more ? to[LANES + l] : 0) + x * v + y * u;
     }
 }
 
+/* The same of a field, whose rows are frequencies; `by` is a filter (side). */
 CLONED void filter(const float *field, const float *by, float *to, float sign, int more,
                    int64_t side) {
     const int64_t parts = parts_of(side), rows = side / parts;
-    for (int64_t y = 0; y < side; y += LANES, field += ROW, to += ROW)
+    for (int64_t x = 0; x < side; x += LANES, field += ROW, to += ROW)
         for (int64_t i = 0; i < side; i++, field += ROW, to += ROW) {
-            const float *own = by + 2 * ((i % rows * parts + i / rows) * side + y);
+            const float *own = by + 2 * (i % rows * parts + i / rows);
             if (more)
-                filter_row(field, own, to, sign, 1);
+                scale_row(field, own, to, sign, 1);
             else
-                filter_row(field, own, to, sign, 0);
+                scale_row(field, own, to, sign, 0);
         }
 }
 
@@ -805,54 +806,106 @@ static void backward(float *spectrum, float *wave, float *room, const Number *fa
     collect(room, NULL, NULL, wave, NULL, 0, side);
 }
 
+/* Between probes and waves, each of which is the probe under one filter along y and one along x.
+   Waves with the same filter along x have one transform along x in common. */
 typedef struct {
-    float *waves, *probe;    /* (few, modes, side, side), (modes, side, side) */
-    const float *by;         /* (few, side, side) filters, (kx, ky) */
+    float *waves, *probe;  /* (few, modes, side, side), (modes, side, side) */
+    const float *by;       /* (filters, side), by frequency */
+    const int64_t *orders; /* (few, 2): the filters along y and along x */
     const float *factors;
-    float *scratch;          /* of every thread */
-    int64_t modes, side, few;
+    float *scratch; /* of every thread */
+    int64_t modes, side, few, filters;
 } Filtering;
 
 EXPORT int64_t filtering_floats(int64_t modes, int64_t side) {
     return (modes + 2) * field_floats(side) + PART * ROW;
 }
 
+/* What a thread works with: spectra of every mode, two fields and a part more. */
+typedef struct {
+    float *spectra, *own, *room, *spare;
+} Bench;
+
+static Bench bench_of(const Filtering *f, int64_t thread) {
+    const int64_t field = field_floats(f->side);
+    float *spectra = f->scratch + thread * filtering_floats(f->modes, f->side);
+    float *own = spectra + f->modes * field;
+    return (Bench){spectra, own, own + field, own + 2 * field};
+}
+
+/* The waves of mode `p` that have filter `m` along x, from the conjugate of a spectrum. */
+static void make_waves(const Filtering *f, const float *spectrum, int64_t m, int64_t p,
+                       const Bench *b) {
+    const int64_t side = f->side, block = block_floats(side);
+    const Number *factors = (const Number *)f->factors;
+    filter(spectrum, f->by + 2 * m * side, b->room, -1, 0, side);
+    for (int64_t y = 0; y < side / LANES; y++)
+        synthesise(b->room + y * block, b->spare, factors, side);
+    for (int64_t x = 0; x < side / LANES; x++)
+        gather(b->room, b->own + x * block, x * LANES, side);
+    for (int64_t k = 0; k < f->few; k++) {
+        if (f->orders[2 * k + 1] != m)
+            continue;
+        filter(b->own, f->by + 2 * f->orders[2 * k] * side, b->room, -1, 0, side);
+        for (int64_t x = 0; x < side / LANES; x++)
+            synthesise(b->room + x * block, b->spare, factors, side);
+        collect(b->room, NULL, NULL, f->waves + 2 * (k * f->modes + p) * side * side, NULL, 0,
+                side);
+    }
+}
+
+/* The same turned round: add what those waves say to a spectrum. */
+static void take_waves(const Filtering *f, float *spectrum, int64_t m, int64_t p, const Bench *b) {
+    const int64_t side = f->side, block = block_floats(side);
+    const Number *factors = (const Number *)f->factors;
+    int more = 0;
+    for (int64_t k = 0; k < f->few; k++) {
+        if (f->orders[2 * k + 1] != m)
+            continue;
+        split(f->waves + 2 * (k * f->modes + p) * side * side, b->room, side);
+        for (int64_t x = 0; x < side / LANES; x++)
+            analyse(b->room + x * block, b->spare, factors, side);
+        filter(b->room, f->by + 2 * f->orders[2 * k] * side, b->own, -1, more, side);
+        more = 1;
+    }
+    if (!more)
+        return;
+    for (int64_t x = 0; x < side / LANES; x++)
+        spread(b->own + x * block, b->room, x * LANES, side);
+    for (int64_t y = 0; y < side / LANES; y++)
+        analyse(b->room + y * block, b->spare, factors, side);
+    filter(b->room, f->by + 2 * m * side, spectrum, -1, 1, side);
+}
+
 /* To each wave its share of the probe: that filtered. */
 static void filter_probe(void *job, Team *team, int64_t thread, int64_t threads) {
     const Filtering *f = job;
-    const Number *factors = (const Number *)f->factors;
     const int64_t pixels = f->side * f->side, field = field_floats(f->side);
-    float *spectra = f->scratch + thread * filtering_floats(f->modes, f->side);
-    float *own = spectra + f->modes * field, *room = own + field;
+    const Bench bench = bench_of(f, thread);
     (void)team;
-    for (int64_t p = 0; p < f->modes; p++)
-        forward(f->probe + 2 * p * pixels, spectra + p * field, room, factors, f->side);
-    for (int64_t k = thread; k < f->few; k += threads)
-        for (int64_t p = 0; p < f->modes; p++) {
-            filter(spectra + p * field, f->by + 2 * k * pixels, own, 1, 0, f->side);
-            backward(own, f->waves + 2 * (k * f->modes + p) * pixels, room, factors, f->side);
-        }
+    for (int64_t p = 0; p < f->modes; p++) {
+        forward(f->probe + 2 * p * pixels, bench.spectra + p * field, bench.room,
+                (const Number *)f->factors, f->side);
+        conjugate(bench.spectra + p * field, 1.0f / (float)pixels, f->side);
+    }
+    for (int64_t t = thread; t < f->filters * f->modes; t += threads)
+        make_waves(f, bench.spectra + t % f->modes * field, t / f->modes, t % f->modes, &bench);
 }
 
 /* To the probe the sum of the waves, each filtered by the conjugate. */
 static void gather_probe(void *job, Team *team, int64_t thread, int64_t threads) {
     const Filtering *f = job;
-    const Number *factors = (const Number *)f->factors;
     const int64_t pixels = f->side * f->side, field = field_floats(f->side);
-    const int64_t floats = filtering_floats(f->modes, f->side);
-    float *sums = f->scratch + thread * floats, *own = sums + f->modes * field, *room = own + field;
-    memset(sums, 0, (size_t)(f->modes * field) * sizeof(float));
-    for (int64_t k = thread; k < f->few; k += threads)
-        for (int64_t p = 0; p < f->modes; p++) {
-            forward(f->waves + 2 * (k * f->modes + p) * pixels, own, room, factors, f->side);
-            filter(own, f->by + 2 * k * pixels, sums + p * field, -1, 1, f->side);
-        }
+    const Bench bench = bench_of(f, thread);
+    memset(bench.spectra, 0, (size_t)(f->modes * field) * sizeof(float));
+    for (int64_t t = thread; t < f->filters * f->modes; t += threads)
+        take_waves(f, bench.spectra + t % f->modes * field, t / f->modes, t % f->modes, &bench);
     team_meet(team);
     for (int64_t p = thread; p < f->modes; p += threads) {
         float *sum = f->scratch + p * field; /* of the first thread */
         for (int64_t t = 1; t < threads; t++)
-            add(f->scratch + t * floats + p * field, sum, field);
-        backward(sum, f->probe + 2 * p * pixels, room, factors, f->side);
+            add(bench_of(f, t).spectra + p * field, sum, field);
+        backward(sum, f->probe + 2 * p * pixels, bench.room, (const Number *)f->factors, f->side);
     }
 }
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..grouping import Rows
 from ..scan import Complex, Float
@@ -17,6 +18,7 @@ from ..transforms import aligned
 from .memory import FLOAT, INTEGER, OUTSIDE, POINTER, at, declared, into
 from .plain import Bits, Corners
 
+Orders = NDArray[np.int64]
 SMALLEST_SIDE = 16
 AT_ONCE = 64  # batches, before the interpreter is asked whether to go on
 TURNED = [1, 0, 3, 2, 4]  # `ramp_sums` where y and x change places
@@ -50,8 +52,8 @@ class _Filtering(ctypes.Structure):
     """`Filtering` of correct.c."""
 
     _fields_ = (
-        *((name, POINTER) for name in ('waves', 'probe', 'by', 'factors', 'scratch')),
-        *((name, INTEGER) for name in ('modes', 'side', 'few')),
+        *((name, POINTER) for name in ('waves', 'probe', 'by', 'orders', 'factors', 'scratch')),
+        *((name, INTEGER) for name in ('modes', 'side', 'few', 'filters')),
     )
 
 
@@ -68,13 +70,22 @@ class Given(NamedTuple):
     crowded: Bits
 
 
+class Filters(NamedTuple):
+    """What makes the waves (K, P, N, N) of a probe (P, N, N): filters (D, N) by frequency, zero
+    first, and for each wave the numbers of those along y and along x, (K, 2).
+    """
+
+    by: Complex
+    orders: Orders
+
+
 class Beam(NamedTuple):
-    """A probe (P, N, N) that every batch moves on, where it lies; the filters (K, N, N), turned,
-    that make its waves; and from how many waves its step is gathered.
+    """A probe (P, N, N) that every batch moves on, where it lies; what makes its waves; and from
+    how many of them its step is gathered.
     """
 
     probe: Complex
-    filters: Complex
+    filters: Filters
     few: int
 
 
@@ -155,32 +166,33 @@ class Corrector:
         self._turn(at(values, np.float32, one), into(made, np.float32, one), len(values), self.side)
         return made
 
-    def filtered(self, probe: Complex, filters: Complex, out: Complex) -> None:
-        """Write the probe (P, N, N) under each of some filters (K, N, N) to `out` (K, P, N, N). The
-        filters are by frequency, zero first, and turned.
-        """
-        self._filter(self._spread, out, probe, filters)
+    def filtered(self, probe: Complex, filters: Filters, out: Complex) -> None:
+        """Write the waves of a probe (P, N, N) to `out` (K, P, N, N)."""
+        given = self.filtering(out, probe, filters)
+        self._spread(self._team, ctypes.addressof(given))
 
-    def gathered(self, waves: Complex, filters: Complex) -> Complex:
-        """Return the sum of waves (K, P, N, N), each under the conjugate of its filter (K, N, N):
-        the adjoint of `filtered`.
+    def gathered(self, waves: Complex, filters: Filters) -> Complex:
+        """Return the sum of waves (K, P, N, N), each under the conjugates of its filters: the
+        adjoint of `filtered`. These may be the first K.
         """
         probe = aligned(waves.shape[1:])
-        self._filter(self._gather, waves, probe, filters)
+        given = self.filtering(waves, probe, filters)
+        self._gather(self._team, ctypes.addressof(given))
         return probe
 
-    def filtering(self, waves: Complex, probe: Complex, filters: Complex) -> _Filtering:
-        """Return what `filtered` and `gathered` are told."""
+    def filtering(self, waves: Complex, probe: Complex, filters: Filters) -> _Filtering:
+        """Return what C is told of `filtered` and `gathered`."""
         few, mode = len(waves), (self.modes, self.side, self.side)
+        number = len(filters.by)
+        orders = filters.orders[:few]
+        if len(orders) and not 0 <= orders.min() <= orders.max() < number:
+            raise IndexError(f'Expected filters below {number}, not {orders.tolist()}')
         return _Filtering(
             into(waves, np.complex64, (few, *mode)), into(probe, np.complex64, mode),
-            at(filters, np.complex64, (few, *mode[1:])), at(self._factors, np.float32),
-            at(self._scratch, np.float32), self.modes, self.side, few,
+            at(filters.by, np.complex64, (number, self.side)), at(orders, np.int64, (few, 2)),
+            at(self._factors, np.float32), at(self._scratch, np.float32),
+            self.modes, self.side, few, number,
         )  # fmt: skip
-
-    def _filter(self, work: Any, waves: Complex, probe: Complex, filters: Complex) -> None:
-        given = self.filtering(waves, probe, filters)
-        work(self._team, ctypes.addressof(given))
 
     def __call__(
         self,
@@ -341,7 +353,7 @@ class Series:
         self._back = self._forth = None
         if beam:
             said, self._step = corrector.shares[0], aligned(beam.probe.shape)
-            self._back = corrector.filtering(said, self._step, beam.filters[: beam.few])
+            self._back = corrector.filtering(said, self._step, beam.filters)
             self._forth = corrector.filtering(waves, beam.probe, beam.filters)
 
     def __call__(

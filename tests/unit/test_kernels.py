@@ -20,7 +20,7 @@ from scipy import fft
 from ptychopinn_plugin import kernels
 from ptychopinn_plugin.kernels import library
 from ptychopinn_plugin.kernels.compiled import Compiled
-from ptychopinn_plugin.kernels.corrector import Beam, Given
+from ptychopinn_plugin.kernels.corrector import Beam, Filters, Given
 from ptychopinn_plugin.kernels.plain import Plain
 from ptychopinn_plugin.shifted_probe import ShiftedProbe
 from ptychopinn_plugin.transforms import aligned
@@ -260,7 +260,7 @@ def test_a_series_moves_the_probe_with_every_batch(compiled, modes, seed, thread
 
     given = [Given(d.corner_px[c], coefficients[c], amplitude[c], share[c], crowded[c])
              for c in cuts]  # fmt: skip
-    beam = Beam(aligned(probe.shape), other.turned, few)
+    beam = Beam(aligned(probe.shape), other.filters, few)
     beam.probe[:] = other.signed(probe)
     series = corrector.series(object_, other.waves, given, regularisation=0.3, beam=beam)
     series(order, limits, shares=fresh)
@@ -551,11 +551,13 @@ def test_loading_the_library_changes_nothing_for_the_process():
        side=st.sampled_from([16, 32, 64, 128, 256, 512]), seed=SIZES['seed'])  # fmt: skip
 def test_probes_are_filtered_and_gathered(compiled, modes, few, threads, side, seed):
     d = Drawn(few, modes, side, seed)
-    probe, waves, filters = d.waves(d.shape[1:]), d.waves(), d.waves(d.one)
+    probe, waves, by = d.waves(d.shape[1:]), d.waves(), d.waves((3, side))
+    orders = d.rng.integers(0, 3, (few + 2, 2))
     corrector = compiled.corrector((1, modes, side), None, threads)
-    turned, made = np.ascontiguousarray(filters.swapaxes(1, 2)), np.empty_like(waves)
+    y, x = orders[:few].T
+    filters, made = by[y, :, None] * by[x, None], np.empty_like(waves)
     for _ in range(2):
-        corrector.filtered(probe, turned, made)
+        corrector.filtered(probe, Filters(by, orders), made)
         assert close(made, fft.ifft2(fft.fft2(probe) * filters[:, None]))
-        found = corrector.gathered(waves, turned)
+        found = corrector.gathered(waves, Filters(by, orders))
         assert close(found, fft.ifft2((fft.fft2(waves) * filters[:, None].conj()).sum(0)))
