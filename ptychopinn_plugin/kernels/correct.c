@@ -340,6 +340,16 @@ INLINE void join(const float *restrict re, const float *restrict im, float *rest
     }
 }
 
+/* The same times the conjugate of a window. */
+INLINE void join_seen(const float *restrict re, const float *restrict im,
+                      const float *restrict window, float *restrict out, int64_t count) {
+    for (int64_t j = 0; j < count; j++) {
+        float x = re[j], y = im[j], u = window[2 * j], v = window[2 * j + 1];
+        out[2 * j] = x * u - y * v;
+        out[2 * j + 1] = -(y * u + x * v);
+    }
+}
+
 INLINE void join_times(const float *restrict re, const float *restrict im,
                        const float *restrict probe, const float *restrict share,
                        float *restrict out, int more, int64_t count) {
@@ -351,9 +361,10 @@ INLINE void join_times(const float *restrict re, const float *restrict im,
     }
 }
 
-/* The change of a mode, from its conjugate, and what it says of the patch. */
+/* The change of a mode, from its conjugate, or with a window what it says of the probe; and what it
+   says of the patch. */
 CLONED void collect(const float *field, const float *probe, const float *share, float *change,
-                    float *patch, int more, int64_t side) {
+                    const float *window, int64_t width, float *patch, int more, int64_t side) {
     float re[LARGEST_SIDE], im[LARGEST_SIDE];
     for (int64_t i = 0; i < side; i++) {
         for (int64_t c = 0; c < side; c += LANES) {
@@ -362,7 +373,9 @@ CLONED void collect(const float *field, const float *probe, const float *share, 
             memcpy(im + c, in + LANES, LANES * sizeof(float));
         }
         const int64_t at = i * side;
-        if (change)
+        if (change && window)
+            join_seen(re, im, window + 2 * i * width, change + 2 * at, side);
+        else if (change)
             join(re, im, change + 2 * at, side);
         if (patch && more)
             join_times(re, im, probe + 2 * at, share + at, patch + 2 * at, 1, side);
@@ -440,22 +453,10 @@ CLONED void divide(const float *window, int64_t width, float *share, float part,
         inverse(window ? window + i * width : share, share, part, floor_, side);
 }
 
-INLINE void times_conjugate(float *restrict change, const float *restrict window, int64_t count) {
-    for (int64_t j = 0; j < count; j++) {
-        float x = change[2 * j], y = change[2 * j + 1], u = window[2 * j], v = window[2 * j + 1];
-        change[2 * j] = x * u + y * v;
-        change[2 * j + 1] = y * u - x * v;
-    }
-}
-
-/* What the changes of a pattern's modes say of the probe, in their place, and |O|^2 of its window. */
-CLONED void witness(float *change, const float *window, int64_t width, float *density,
-                    int64_t modes, int64_t side) {
-    for (int64_t i = 0; i < side; i++, window += 2 * width) {
+/* To the density |O|^2 of a window. */
+CLONED void witness(const float *window, int64_t width, float *density, int64_t side) {
+    for (int64_t i = 0; i < side; i++, window += 2 * width)
         add_power(window, density + i * side, side, 1);
-        for (int64_t p = 0; p < modes; p++)
-            times_conjugate(change + 2 * (p * side + i) * side, window, side);
-    }
 }
 
 typedef struct {
@@ -536,7 +537,8 @@ static void correct_one(const Correction *c, int64_t b, const float *probe, floa
             synthesise(own, spare, factors, side);
         }
         collect(wave, probe + 2 * p * pixels, c->share + b * pixels,
-                change ? change + 2 * p * pixels : NULL, c->patches + 2 * b * pixels, p > 0, side);
+                change ? change + 2 * p * pixels : NULL, window, c->width,
+                c->patches + 2 * b * pixels, p > 0, side);
     }
 }
 
@@ -639,8 +641,8 @@ static void correct_some(const Correction *c, int64_t b, int64_t group, const Pl
         const int64_t *corner = c->corners + 2 * b;
         correct_one(c, b, place->probes + k * floats, change, place->scratch);
         if (change)
-            witness(change, c->object + 2 * (corner[0] * c->width + corner[1]), c->width,
-                    place->density, c->modes, c->side);
+            witness(c->object + 2 * (corner[0] * c->width + corner[1]), c->width, place->density,
+                    c->side);
     }
 }
 
@@ -803,7 +805,7 @@ static void backward(float *spectrum, float *wave, float *room, const Number *fa
         gather(spectrum, own, x, side);
         synthesise(own, spare, factors, side);
     }
-    collect(room, NULL, NULL, wave, NULL, 0, side);
+    collect(room, NULL, NULL, wave, NULL, 0, NULL, 0, side);
 }
 
 /* Between probes and waves, each of which is the probe under one filter along y and one along x.
@@ -850,7 +852,7 @@ static void make_waves(const Filtering *f, const float *spectrum, int64_t m, int
         for (int64_t x = 0; x < side / LANES; x++)
             synthesise(b->room + x * block, b->spare, factors, side);
         collect(b->room, NULL, NULL, f->waves + 2 * (k * f->modes + p) * side * side, NULL, 0,
-                side);
+                NULL, 0, side);
     }
 }
 
