@@ -386,7 +386,11 @@ CLONED void collect(const float *field, const float *probe, const float *share, 
 
 /* Patterns whose probes are made at once, and whose changes are kept; sums made side by side, in as
    many columns as a cache next to the processor holds of all waves. */
-enum { TOGETHER = 8, CHANGES = 16, ABREAST = 4, COLUMNS = 256 };
+enum { TOGETHER = 8, CHANGES = 16, ABREAST = 4, COLUMNS = 256, MANY_FLOATS = 1 << 18 };
+
+INLINE int64_t together(int64_t modes, int64_t side) {
+    return 2 * modes * side * side > MANY_FLOATS ? TOGETHER / 2 : TOGETHER;
+}
 
 #define FLOATS 4
 #define NAMED(name) name##_of_4
@@ -485,7 +489,7 @@ static int64_t changes_floats(int64_t modes, int64_t side) { return 2 * modes * 
 /* Floats in `scratch`, for each thread: probes, changes, a field per mode, one more, a part, and
    what is seen of a pattern. */
 static int64_t floats_for(int64_t modes, int64_t side) {
-    return TOGETHER * 2 * modes * side * side + CHANGES * changes_floats(modes, side) +
+    return together(modes, side) * 2 * modes * side * side + CHANGES * changes_floats(modes, side) +
            (modes + 1) * field_floats(side) + PART * ROW + 2 * side * side;
 }
 
@@ -596,8 +600,9 @@ INLINE int64_t fewer(int64_t a, int64_t b) { return a < b ? a : b; }
 static void make_shares(const Correction *c, Team *team, Band own, int64_t first, int64_t last,
                         float *probes) {
     const int64_t pixels = c->side * c->side, floats = 2 * c->modes * pixels;
-    for (int64_t b = first; b < last; b += TOGETHER) {
-        const int64_t group = fewer(TOGETHER, last - b);
+    const int64_t most = together(c->modes, c->side);
+    for (int64_t b = first; b < last; b += most) {
+        const int64_t group = fewer(most, last - b);
         combine(c->coefficients + b * c->count, c->waves, c->count, probes, floats, group);
         for (int64_t k = 0; k < group; k++)
             c->brightest[b + k] =
@@ -649,14 +654,14 @@ static void correct_some(const Correction *c, int64_t b, int64_t group, const Pl
 /* A thread's patterns, and what they say of the probe. */
 static void correct_and_tell(const Correction *c, int64_t first, int64_t last, const Place *place) {
     const int64_t pixels = c->side * c->side, floats = 2 * c->modes * pixels;
-    const int64_t far = changes_floats(c->modes, c->side);
+    const int64_t far = changes_floats(c->modes, c->side), most = together(c->modes, c->side);
     memset(place->density, 0, (size_t)pixels * sizeof(float));
     if (first == last)
         memset(place->shares, 0, (size_t)(c->few * floats) * sizeof(float));
     for (int64_t b = first; b < last; b += CHANGES) {
         const int64_t kept = fewer(CHANGES, last - b);
-        for (int64_t k = 0; k < kept; k += TOGETHER)
-            correct_some(c, b + k, fewer(TOGETHER, kept - k), place, place->changes + k * far);
+        for (int64_t k = 0; k < kept; k += most)
+            correct_some(c, b + k, fewer(most, kept - k), place, place->changes + k * far);
         share_out(c->coefficients + b * c->count, c->count, place->changes, far, place->shares,
                   floats, c->few, kept, b == first);
     }
@@ -665,14 +670,15 @@ static void correct_and_tell(const Correction *c, int64_t first, int64_t last, c
 /* As many patterns as come to this thread: it helps others that are late. */
 static void correct_many(const Correction *c, Team *team, int64_t thread, int64_t first,
                          int64_t last, const Place *place) {
-    int64_t b = first, group = fewer(TOGETHER, last - b);
+    const int64_t most = together(c->modes, c->side);
+    int64_t b = first, group = fewer(most, last - b);
     if (!team) {
-        for (; group; b += group, group = fewer(TOGETHER, last - b))
+        for (; group; b += group, group = fewer(most, last - b))
             correct_some(c, b, group, place, NULL);
         return;
     }
     team_deal(team, thread, first, last);
-    while ((group = team_take(team, thread, TOGETHER, &b)))
+    while ((group = team_take(team, thread, most, &b)))
         correct_some(c, b, group, place, NULL);
 }
 
@@ -682,7 +688,7 @@ static void correct_part(void *job, Team *team, int64_t thread, int64_t threads)
     const int64_t first = c->batch * thread / threads, last = c->batch * (thread + 1) / threads;
     const Band own = {first_row(c, thread, threads), first_row(c, thread + 1, threads)};
     float *probes = c->scratch + thread * floats_for(c->modes, c->side);
-    float *changes = probes + TOGETHER * floats;
+    float *changes = probes + together(c->modes, c->side) * floats;
     const Place place = {probes, changes + CHANGES * changes_floats(c->modes, c->side), changes,
                          c->density ? c->density + thread * pixels : NULL,
                          c->density ? c->shares + thread * c->few * floats : NULL};
