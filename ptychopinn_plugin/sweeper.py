@@ -242,12 +242,12 @@ def _batches(scan: Scan, size: int, held: Rows | None = None) -> list[Batch]:
     if held is not None:
         rows = np.setdiff1d(rows, held)
     spread = (rows[k] for k in spread_batches(scan.positions_px[rows], size))
-    return [_batch(k, place) for k in spread]
+    # From top to bottom: neighbours meet in one thread's cache. The order stays when they move.
+    ordered = (k[np.argsort(place.corner_px[k, 0], kind='stable')] for k in spread)
+    return [_batch(k, place) for k in ordered]
 
 
 def _batch(rows: Rows, place: Windows) -> Batch:
-    # From top to bottom: neighbours meet in one thread's cache.
-    rows = rows[np.argsort(place.corner_px[rows, 0], kind='stable')]
     return Batch(rows, place.corner_px[rows], place.shift_px[rows])
 
 
