@@ -38,7 +38,7 @@ LARGEST_ON_GPU, MOST_PIXELS_ON_GPU = 256, 2**21
 # After these a network, where there is one, adds what it expects of an object, if the scan is
 # sparse and enough of its sweeps follow; after the last it takes off noise. Oftener it would push
 # the object away from what the patterns say.
-NETWORK_SWEEPS, NETWORK_SHARE = (1, 3, 7), 0.75
+NETWORK_SWEEPS, NETWORK_SHARE = (1, 4, 9), 0.5
 FIRST_MOVE = 2  # after this sweep there is an object that tells where patterns belong
 NETWORK_LAST = 0.5
 # Amplitudes and denominators are kept between sweeps while they fit. To fill new memory takes as
