@@ -40,7 +40,7 @@ LARGEST_ON_GPU, MOST_PIXELS_ON_GPU = 256, 2**21
 # the object away from what the patterns say.
 NETWORK_SWEEPS, NETWORK_SHARE = (1, 4, 9), 0.5
 FIRST_MOVE = 2  # after this sweep there is an object that tells where patterns belong
-NETWORK_LAST = 0.65
+NETWORK_LAST = 0.8
 # Amplitudes and denominators are kept between sweeps while they fit. To fill new memory takes as
 # long as to make amplitudes a few times: so many sweeps pay for it.
 CACHE_BYTES, KEEPING_SWEEPS = 1 << 30, 4

@@ -43,7 +43,7 @@ def test_the_settling_sweeps_follow_the_poisson_gradient():
 
 
 def test_a_network_looks_on_the_way_where_patterns_hardly_overlap():
-    assert [p.network for p in plans(10)] == [0] * 9 + [0.65]
+    assert [p.network for p in plans(10)] == [0] * 9 + [0.8]
     looks = {
         total: [k for k, p in enumerate(plans(total, sparse=True), 1) if p.network]
         for total in (1, 2, 4, 9, 10, 20)
