@@ -23,12 +23,14 @@ from .backends import registry
 from .backends.base import Backend, EpochCallback, Model, StepCallback
 from .config import UNROLLED, ModelConfig, ReconstructionConfig, RuntimeConfig, TrainingConfig
 from .errors import ConfigError, DataError, require
+from .far_field import predict
 from .position_correction import moved_scan, with_room
 from .pretrained import pretrained
 from .probe_modes import adjusted
 from .result import ObjectImage, Reconstruction, Sweep
 from .scaling import normalised_probe
 from .scan import Float, Scan
+from .transforms import PLAIN, cores
 from .uncertainty import half_scan_frc50, halves, repeated, sigma_of
 
 logger = logging.getLogger(__name__)
@@ -207,8 +209,31 @@ def iterate(
     backend: Backend,
     reconstruction: ReconstructionConfig,
     runtime: RuntimeConfig,
+    start: Sweep | None = None,
 ) -> Iterator[Sweep]:
-    """Yield the start (number 0, its loss is its fourier_error), then every sweep."""
+    """Yield the start, that of `begin` unless it is given, then every sweep."""
+    if start is None:
+        start = begin(scan, model, reconstruction=reconstruction, runtime=runtime, backend=backend)
+    yield start
+    if reconstruction.correct_positions:
+        scan = with_room(scan)
+    network = _network(model, reconstruction)
+    yield from backend.refine(scan, start.image, start.probe, reconstruction, runtime, network)
+
+
+def begin(
+    scan: Scan,
+    model: Model | None = None,
+    *,
+    reconstruction: ReconstructionConfig,
+    runtime: RuntimeConfig,
+    backend: Backend | None = None,
+) -> Sweep:
+    """Return the start as sweep number 0; its loss is its fourier_error.
+
+    Needs no `backend`, hence no framework, unless `starts_with_network`. Raises `DataError`,
+    `ConfigError`, or `ModelFileError` when the model does not fit.
+    """
     if reconstruction.correct_positions:
         scan = with_room(scan)
     probe = normalised_probe(scan)
@@ -221,12 +246,21 @@ def iterate(
             received=f'probe_modes={reconstruction.probe_modes}, update_probe=False',
         )
         probe = adjusted(probe, reconstruction.probe_modes)
-    patches = None if model is None or model.config.architecture == UNROLLED else model
-    name, image = _start(scan, patches, backend, reconstruction, runtime)
-    error, _ = backend.predict(scan, image, probe, runtime)
-    yield Sweep(0, reconstruction.sweeps, image, probe, error, scan.positions_px, name)
-    network = _network(model, reconstruction)
-    yield from backend.refine(scan, image, probe, reconstruction, runtime, network)
+    name, image = _start(scan, _of_patches(model), backend, reconstruction, runtime)
+    threads = runtime.threads or cores()
+    error, _ = predict(replace(PLAIN, threads=lambda: threads), scan, image, probe)
+    return Sweep(0, reconstruction.sweeps, image, probe, error, scan.positions_px, name)
+
+
+def starts_with_network(model: Model | None, reconstruction: ReconstructionConfig) -> bool:
+    """Tell whether the start is the estimate of a model, for which `begin` needs a back end."""
+    name = reconstruction.start
+    return name == 'network' or (name == 'auto' and _of_patches(model) is not None)
+
+
+def _of_patches(model: Model | None) -> Model | None:
+    """Return the model that can estimate the object, if it is one."""
+    return None if model is None or model.config.architecture == UNROLLED else model
 
 
 def _network(model: Model | None, config: ReconstructionConfig) -> Model | None:
@@ -241,12 +275,12 @@ def _network(model: Model | None, config: ReconstructionConfig) -> Model | None:
 def _start(
     scan: Scan,
     model: Model | None,
-    backend: Backend,
+    backend: Backend | None,
     config: ReconstructionConfig,
     runtime: RuntimeConfig,
 ) -> tuple[str, ObjectImage]:
     """Return which start the settings stand for, and its image."""
-    if config.start == 'network' or (config.start == 'auto' and model is not None):
+    if starts_with_network(model, config):
         require(
             model is not None,
             ConfigError,
@@ -255,6 +289,7 @@ def _start(
         )
         assert model is not None
         _check_fit(scan, model)
+        assert backend is not None
         return 'network', backend.estimate(scan, model, config, runtime)
     if config.start == 'flat':
         return 'flat', starts.flat_start(scan)

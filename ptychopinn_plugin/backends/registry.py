@@ -68,7 +68,13 @@ def resolve(name: str) -> str:
 
 
 def load(name: str) -> Backend:
-    """Import back end `name` ('auto' included) and return it.
+    """Import back end `name` ('auto' included) and return it; raises as `installed` does."""
+    backend: Backend = import_module(BACKENDS[installed(name)].module).BACKEND
+    return backend
+
+
+def installed(name: str) -> str:
+    """Return the back end that `name` ('auto' included) stands for, and import nothing.
 
     Raises `BackendUnavailableError` with the pip line when its framework is missing; never takes
     another one.
@@ -88,5 +94,4 @@ def load(name: str) -> Backend:
                 cure=f'Run: {BACKENDS[name].pip}',
             )
         )
-    backend: Backend = import_module(BACKENDS[name].module).BACKEND
-    return backend
+    return name

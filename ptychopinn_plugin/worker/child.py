@@ -14,18 +14,23 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
-from .. import archive, checks, files, pipeline
+from .. import archive, files, pipeline
 from ..backends import registry
 from ..backends.base import Backend, StopTraining
+from ..config import RuntimeConfig
 from ..errors import PluginError, WorkerError, out_of_memory
 from ..result import Sweep
+from ..scan import Scan
 from . import protocol
 from .protocol import Done, Event, Failed, Log, ReconstructJob, Saved, Started, Step, TrainJob
 
 STEP_S = 0.1  # between two reports of progress
+# For the start before the framework is imported: beside that, it takes ten times as long.
+HEAD_START_S = 0.5
 
 
 class Channel:
@@ -110,10 +115,8 @@ def _train(job: TrainJob, folder: Path, channel: Channel) -> None:
     scans, validation = (
         [files.load_scan(p) for p in paths] for paths in (job.scans, job.validation)
     )
-    _start(job, channel)
-    if job.runtime.checks:
-        for scan in (*scans, *validation):
-            checks.warn_about(scan)
+    _load(job.runtime.backend, job, channel)
+    _check((*scans, *validation), job.runtime)
     last = 0.0
 
     def step(share: float) -> None:
@@ -136,13 +139,51 @@ def _train(job: TrainJob, folder: Path, channel: Channel) -> None:
 
 
 def _reconstruct(job: ReconstructJob, folder: Path, channel: Channel) -> None:
-    backend = _start(job, channel)
-    if job.runtime.checks:
-        checks.warn_about(job.scan, probe_is_guess=job.reconstruction.update_probe)
+    """Send the start and every sweep; the first picture need not wait for the framework."""
+    name = registry.installed(job.runtime.backend)
+    # Where a GPU is asked for, only the framework can tell whether there is one.
+    late = job.runtime.device == 'cuda' or pipeline.starts_with_network(
+        job.model, job.reconstruction
+    )
+    if late:
+        backend = _load(name, job, channel)
+        start = _begin(job, channel, backend)
+        _check_start(job)
+    else:
+        beside = ThreadPoolExecutor(1)
+        begun = beside.submit(_begin, job, channel)
+        checked = beside.submit(_check_start, job)
+        wait([begun], HEAD_START_S)
+        backend = _load(name, job, channel)
+        start = begun.result()
+        checked.result()
     for sweep in pipeline.iterate(
-        job.scan, job.model, backend=backend, reconstruction=job.reconstruction, runtime=job.runtime
-    ):
-        _send_sweep(sweep, folder, channel)
+        job.scan, job.model, backend=backend, reconstruction=job.reconstruction,
+        runtime=job.runtime, start=start,
+    ):  # fmt: skip
+        if sweep is not start:
+            _send_sweep(sweep, folder, channel)
+
+
+def _begin(job: ReconstructJob, channel: Channel, backend: Backend | None = None) -> Sweep:
+    start = pipeline.begin(
+        job.scan, job.model, reconstruction=job.reconstruction, runtime=job.runtime,
+        backend=backend,
+    )  # fmt: skip
+    channel.send(start)
+    return start
+
+
+def _check_start(job: ReconstructJob) -> None:
+    _check([job.scan], job.runtime, probe_is_guess=job.reconstruction.update_probe)
+
+
+def _check(scans: Iterable[Scan], runtime: RuntimeConfig, *, probe_is_guess: bool = False) -> None:
+    if runtime.checks:
+        from .. import checks  # what it imports takes as long as a start
+
+        for scan in scans:
+            checks.warn_about(scan, probe_is_guess=probe_is_guess)
 
 
 def _send_sweep(sweep: Sweep, folder: Path, channel: Channel) -> None:
@@ -151,8 +192,8 @@ def _send_sweep(sweep: Sweep, folder: Path, channel: Channel) -> None:
     channel.send(sweep)
 
 
-def _start(job: protocol.Job, channel: Channel) -> Backend:
-    backend = registry.load(job.runtime.backend)
+def _load(name: str, job: protocol.Job, channel: Channel) -> Backend:
+    backend = registry.load(name)
     channel.send(Started(backend.name, backend.device(job.runtime)))
     return backend
 

@@ -73,7 +73,7 @@ Job = TrainJob | ReconstructJob
 
 @dataclass(frozen=True)
 class Started:
-    """The framework is loaded and the data is read."""
+    """The framework is loaded; the start of a reconstruction may have come before."""
 
     backend: str
     device: str

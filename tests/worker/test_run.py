@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from ptychopinn_plugin.config import (
 )
 from ptychopinn_plugin.errors import (
     BackendUnavailableError,
+    ConfigError,
     DataError,
     OutOfMemoryError,
     OutputError,
@@ -102,8 +104,8 @@ def test_a_reconstruction_in_the_child_is_that_of_this_process(reconstruction, t
     with Run(reconstruction) as run:
         events = list(run)
     sweeps = [e for e in events if isinstance(e, Sweep)]
-    assert isinstance(events[0], Started)
-    assert (events[0].backend, events[0].device) == ('toy', 'cpu')
+    (started,) = (e for e in events if isinstance(e, Started))
+    assert (started.backend, started.device) == ('toy', 'cpu')
     assert [s.number for s in sweeps] == [0, 1, 2, 3, 4]
     for there, one in zip(sweeps, here, strict=True):
         assert (there.number, there.total, there.loss) == (one.number, one.total, one.loss)
@@ -111,6 +113,33 @@ def test_a_reconstruction_in_the_child_is_that_of_this_process(reconstruction, t
         np.testing.assert_array_equal(there.image.weight, one.image.weight)
         np.testing.assert_array_equal(there.probe, one.probe)
         assert there.image.origin_px == one.image.origin_px
+
+
+def test_the_first_picture_does_not_wait_for_the_framework(reconstruction, toy_child, monkeypatch):
+    monkeypatch.setenv('TOY_TROUBLE', 'hang')
+    with Run(reconstruction) as run:
+        start = next(iter(run))
+    assert start.number == 0
+    config, runtime = reconstruction.reconstruction, reconstruction.runtime
+    here = pipeline.begin(reconstruction.scan, reconstruction=config, runtime=runtime)
+    np.testing.assert_array_equal(start.image.object, here.image.object)
+    assert start.loss == here.loss
+
+
+def test_there_is_no_picture_from_a_device_that_may_not_be_there(
+    reconstruction, toy_child, monkeypatch
+):
+    monkeypatch.setenv('TOY_TROUBLE', 'error')
+    job = replace(reconstruction, runtime=RuntimeConfig(device='cuda'))
+    with Run(job) as run, pytest.raises(WorkerError, match='a bug'):
+        next(iter(run))
+
+
+def test_an_error_of_the_start_is_that_of_this_process(reconstruction, toy_child):
+    wrong = replace(reconstruction.reconstruction, probe_modes=2)
+    job = replace(reconstruction, reconstruction=wrong)
+    with Run(job) as run, pytest.raises(ConfigError, match='Probe modes are guesses'):
+        list(run)
 
 
 def test_a_training_reports_epochs_and_hands_over_the_model(training, toy_child, tmp_path):
@@ -241,7 +270,7 @@ def test_stop_ends_a_hanging_child(reconstruction, toy_child, monkeypatch):
     monkeypatch.setenv('TOY_TROUBLE', 'hang')
     begun = time.monotonic()
     with Run(reconstruction, lambda: time.monotonic() - begun > 1) as run:
-        assert list(run) == []
+        assert [e.number for e in run] == [0]
         pid = run.pid
     assert time.monotonic() - begun < 3
     assert not alive(pid)
@@ -370,7 +399,7 @@ def test_a_module_in_the_working_folder_is_not_imported(reconstruction, tmp_path
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(client.sys, 'path', ['', *sys.path])
     with Run(reconstruction) as run:
-        assert isinstance(next(iter(run)), Started)
+        assert any(isinstance(event, Started) for event in run)
 
 
 def test_a_full_temporary_folder_says_what_to_do(reconstruction, monkeypatch):
