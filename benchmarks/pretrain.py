@@ -107,7 +107,7 @@ def canvases(
     """
     probe = normalised_probe(scan)
     truth = normalised_truth(scan, probe)
-    start = best_start(scan)[1] if rng.random() < 0.8 else flat_start(scan)
+    start = best_start(scan).image if rng.random() < 0.8 else flat_start(scan)
     total = int(rng.choice((3, 5, 8, 10, 15, 20, 30), p=(0.1, 0.15, 0.15, 0.2, 0.15, 0.15, 0.1)))
     answered = NETWORK_SWEEPS[: int(rng.choice(range(4), p=[0.3, 0.2, 0.2, 0.3]))]
     wanted = {*NETWORK_SWEEPS, int(rng.integers(total // 2, total)) + 1} - set(answered) | {total}

@@ -129,7 +129,7 @@ def _reporting(refine: Refine, on_step: StepCallback) -> Refine:
 
 def _looked_at(scan: Scan, refine: Refine) -> Iterator[tuple[Sweep, Complex]]:
     """Yield the last sweep of every run and the object before it."""
-    _, start = best_start(scan)
+    start = best_start(scan).image
     for sweeps in SWEEPS:
         config = ReconstructionConfig(sweeps=sweeps)
         *_, before, last = refine(scan, start, normalised_probe(scan), config)

@@ -12,14 +12,15 @@ Letters as in `scan`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .geometry import windows
+from .geometry import Windows, windows
 from .grouping import Rows
 from .kernels import load
 from .kernels.plain import moduli
@@ -85,6 +86,55 @@ class FarField:
         return self.kernels.ramps(modulus, miss, self.good)
 
 
+class Judge:
+    """Tells how badly objects explain the patterns of a scan under one probe (P, N, N)."""
+
+    def __init__(self, transforms: Transforms, scan: Scan, probe: Complex) -> None:
+        self._scan, self._far = scan, FarField(transforms, scan, probe, BATCH)
+        shape = BATCH, len(probe), scan.side_px
+        self._corrector = self._far.kernels.corrector(shape, self._far.good, transforms.threads())
+
+    def errors(self, images: Sequence[ObjectImage], rows: Rows) -> list[float]:
+        """Return sum(|F| - sqrt(I))^2 / sum(I) over the good pixels of some patterns, of each of
+        several images in one frame.
+        """
+        place, missed = windows(self._scan, images[0].frame), [0.0] * len(images)
+        objects = [np.ascontiguousarray(image.object) for image in images]
+        for start in range(0, len(rows), BATCH):
+            part = rows[start : start + BATCH]
+            amplitude = self._far.measured(part)
+            if self._corrector is not None:
+                amplitude = self._corrector.turned(amplitude)
+            for number, object_ in enumerate(objects):
+                missed[number] += self._missed(object_, place, part, amplitude)
+        scale = self._scan.side_px**2 * max(float(self._scan.totals[rows].sum()), 1)
+        return [found / scale for found in missed]
+
+    def pattern(self, image: ObjectImage, row: int) -> Float:
+        """Return the pattern of a row in counts, (N, N)."""
+        place, object_ = windows(self._scan, image.frame), np.ascontiguousarray(image.object)
+        found = self._moduli(object_, place, np.array([row]))
+        counts: Float = (found[0, 0] / self._scan.side_px) ** 2
+        return counts
+
+    def _moduli(self, object_: Complex, place: Windows, part: Rows) -> Float:
+        far = self._far
+        probes = far.light(far.shifted.coefficients(place.shift_px[part]))
+        return far.moduli(far.field(object_, place.corner_px[part], probes))
+
+    def _missed(self, object_: Complex, place: Windows, part: Rows, amplitude: Float) -> float:
+        far = self._far
+        if self._corrector is not None:
+            moved = far.shifted.coefficients(place.shift_px[part]), far.shifted.waves
+            return self._corrector.misfit(object_, place.corner_px[part], moved, amplitude)
+        found = self._moduli(object_, place, part)
+        if far.good is not None:
+            found *= far.good
+        found -= amplitude[:, None]
+        flat = found.reshape(-1)
+        return float(np.dot(flat, flat))
+
+
 def predict(
     transforms: Transforms,
     scan: Scan,
@@ -95,34 +145,6 @@ def predict(
     """Return sum(|F| - sqrt(I))^2 / sum(I) over the good pixels of some patterns, all by default,
     and a function that predicts the pattern of a row in counts, (N, N).
     """
-    place, rows = windows(scan, image.frame), np.arange(len(scan)) if rows is None else rows
-    far, object_ = FarField(transforms, scan, probe, BATCH), np.ascontiguousarray(image.object)
-    shape = min(BATCH, len(rows)), len(probe), scan.side_px
-    corrector = far.kernels.corrector(shape, far.good, transforms.threads())
-
-    def predicted(part: Rows) -> Float:
-        probes = far.light(far.shifted.coefficients(place.shift_px[part]))
-        field = far.field(object_, place.corner_px[part], probes)
-        return far.moduli(field)
-
-    def missed(part: Rows) -> float:
-        amplitude = far.measured(part)
-        if corrector is not None:
-            moved = far.shifted.coefficients(place.shift_px[part]), far.shifted.waves
-            turned = corrector.turned(amplitude)
-            return corrector.misfit(object_, place.corner_px[part], moved, turned)
-        found = predicted(part)
-        if far.good is not None:
-            found *= far.good
-        found -= amplitude[:, None]
-        flat = found.reshape(-1)
-        return float(np.dot(flat, flat))
-
-    parts = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
-    error = sum(map(missed, parts))
-
-    def pattern(row: int) -> Float:
-        found: Float = (predicted(np.array([row]))[0, 0] / scan.side_px) ** 2
-        return found
-
-    return error / scan.side_px**2 / max(float(scan.totals[rows].sum()), 1), pattern
+    judge = Judge(transforms, scan, probe)
+    (error,) = judge.errors([image], np.arange(len(scan)) if rows is None else rows)
+    return error, partial(judge.pattern, image)

@@ -23,14 +23,13 @@ from .backends import registry
 from .backends.base import Backend, EpochCallback, Model, StepCallback
 from .config import UNROLLED, ModelConfig, ReconstructionConfig, RuntimeConfig, TrainingConfig
 from .errors import ConfigError, DataError, require
-from .far_field import predict
 from .position_correction import moved_scan, with_room
 from .pretrained import pretrained
 from .probe_modes import adjusted
 from .result import ObjectImage, Reconstruction, Sweep
 from .scaling import normalised_probe
 from .scan import Float, Scan
-from .transforms import PLAIN, cores
+from .transforms import cores
 from .uncertainty import half_scan_frc50, halves, repeated, sigma_of
 
 logger = logging.getLogger(__name__)
@@ -229,7 +228,7 @@ def begin(
     runtime: RuntimeConfig,
     backend: Backend | None = None,
 ) -> Sweep:
-    """Return the start as sweep number 0; its loss is its fourier_error.
+    """Return the start as sweep number 0; its loss is its fourier_error, over a sample of patterns.
 
     Needs no `backend`, hence no framework, unless `starts_with_network`. Raises `DataError`,
     `ConfigError`, or `ModelFileError` when the model does not fit.
@@ -246,10 +245,10 @@ def begin(
             received=f'probe_modes={reconstruction.probe_modes}, update_probe=False',
         )
         probe = adjusted(probe, reconstruction.probe_modes)
-    name, image = _start(scan, _of_patches(model), backend, reconstruction, runtime)
-    threads = runtime.threads or cores()
-    error, _ = predict(replace(PLAIN, threads=lambda: threads), scan, image, probe)
-    return Sweep(0, reconstruction.sweeps, image, probe, error, scan.positions_px, name)
+    start = _start(scan, _of_patches(model), backend, reconstruction, runtime)
+    return Sweep(
+        0, reconstruction.sweeps, start.image, probe, start.error, scan.positions_px, start.name
+    )
 
 
 def starts_with_network(model: Model | None, reconstruction: ReconstructionConfig) -> bool:
@@ -278,8 +277,9 @@ def _start(
     backend: Backend | None,
     config: ReconstructionConfig,
     runtime: RuntimeConfig,
-) -> tuple[str, ObjectImage]:
-    """Return which start the settings stand for, and its image."""
+) -> starts.Start:
+    """Return the start that the settings stand for."""
+    threads = runtime.threads or cores()
     if starts_with_network(model, config):
         require(
             model is not None,
@@ -290,12 +290,15 @@ def _start(
         assert model is not None
         _check_fit(scan, model)
         assert backend is not None
-        return 'network', backend.estimate(scan, model, config, runtime)
-    if config.start == 'flat':
-        return 'flat', starts.flat_start(scan)
-    if config.start == 'gradients':
-        return 'gradients', starts.gradient_start(scan)
-    return starts.best_start(scan)
+        name, image = 'network', backend.estimate(scan, model, config, runtime)
+    elif config.start == 'flat':
+        name, image = 'flat', starts.flat_start(scan)
+    elif config.start == 'gradients':
+        name, image = 'gradients', starts.gradient_start(scan)
+    else:
+        return starts.best_start(scan, threads)
+    (error,) = starts.sampled_errors(scan, image, threads=threads)
+    return starts.Start(name, image, error)
 
 
 def _sized(model: ModelConfig, scans: Sequence[Scan]) -> ModelConfig:

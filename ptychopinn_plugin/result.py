@@ -80,7 +80,7 @@ class Reconstruction:
 
     losses            fourier_error of the start, then the loss of every sweep
     fourier_error     sum(|F| - sqrt(I))^2 / sum(I) over good pixels for the object and probe
-    start_fourier_error  the same for the start (the network's own estimate, or flat)
+    start_fourier_error  the same for the start, over at most 256 patterns spread over the scan
     estimate          the start image (network or flat), before any sweep
     half_scan_frc50   where the Fourier ring correlation of two half scans first falls below 1/2
                       [share of Nyquist], or None

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
-from .far_field import predict
+from .far_field import Judge
 from .geometry import relative_illumination
 from .result import ObjectImage
 from .scaling import flat_transmission, normalised_probe
@@ -19,17 +20,26 @@ from .transforms import PLAIN
 
 logger = logging.getLogger(__name__)
 
-SAMPLE = 64
+SAMPLE = 256  # patterns: enough to choose, and to tell an error to a few per cent
 
 
-def best_start(scan: Scan) -> tuple[str, ObjectImage]:
-    """Return the name and the image of the start that fits the patterns better."""
+class Start(NamedTuple):
+    """The name of a start, its image, and its `sampled_errors`."""
+
+    name: str
+    image: ObjectImage
+    error: float
+
+
+def best_start(scan: Scan, threads: int = 1) -> Start:
+    """Return the start that fits the patterns better."""
     flat = flat_start(scan)
     image = gradient_start(scan, flat)
-    if sampled_error(scan, flat) <= sampled_error(scan, image):
+    flat_error, error = sampled_errors(scan, flat, image, threads=threads)
+    if flat_error <= error:
         logger.info('Starting flat: the phase gradients of the patterns do not fit better')
-        return 'flat', flat
-    return 'gradients', image
+        return Start('flat', flat, flat_error)
+    return Start('gradients', image, error)
 
 
 def flat_start(scan: Scan) -> ObjectImage:
@@ -48,7 +58,10 @@ def gradient_start(scan: Scan, flat: ObjectImage | None = None) -> ObjectImage:
     return replace(flat, object=turned.astype(np.complex64))
 
 
-def sampled_error(scan: Scan, image: ObjectImage) -> float:
-    """Return the fourier_error of an image over at most `SAMPLE` patterns, far from one another."""
+def sampled_errors(scan: Scan, *images: ObjectImage, threads: int = 1) -> list[float]:
+    """Return the fourier_error of each of several images in one frame over at most `SAMPLE`
+    patterns, far from one another.
+    """
     rows = np.linspace(0, len(scan) - 1, min(len(scan), SAMPLE)).astype(int)
-    return predict(PLAIN, scan, image, normalised_probe(scan), rows)[0]
+    transforms = replace(PLAIN, threads=lambda: threads)
+    return Judge(transforms, scan, normalised_probe(scan)).errors(images, rows)

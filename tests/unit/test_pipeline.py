@@ -118,7 +118,8 @@ def test_auto_without_a_model_begins_from_what_fits_better(toy, small_scan, monk
         return result.start, result.image.object
 
     flat, gradients = starts.flat_start(small_scan), starts.gradient_start(small_scan)
-    assert starts.sampled_error(small_scan, gradients) < starts.sampled_error(small_scan, flat)
+    flat_error, error = starts.sampled_errors(small_scan, flat, gradients)
+    assert error < flat_error
     name, image = start()
     assert name == 'gradients'
     np.testing.assert_array_equal(image, gradients.object)
@@ -133,14 +134,15 @@ def test_auto_without_a_model_begins_from_what_fits_better(toy, small_scan, monk
     np.testing.assert_array_equal(image, wrong.object)
 
 
-def test_the_sampled_error_is_the_fourier_error(small_scan):
-    image = starts.flat_start(small_scan)
-    at, probe = windows(small_scan), normalised_probe(small_scan)
-    patches = reference.extract(image.object, at.corner_px, small_scan.side_px)
-    expected = reference.diffract(patches, reference.shift_probe(probe, at.shift_px))
-    miss = np.sqrt(expected) - np.sqrt(small_scan.counts)
-    whole = (miss**2).sum() / small_scan.totals.sum()
-    assert starts.sampled_error(small_scan, image) == pytest.approx(whole, rel=0.1)
+def test_the_sampled_errors_are_fourier_errors(small_scan, monkeypatch):
+    images = starts.flat_start(small_scan), starts.gradient_start(small_scan)
+    whole = [fourier_error(small_scan, image.object) for image in images]
+    assert starts.sampled_errors(small_scan, *images) == pytest.approx(whole, rel=1e-4)
+    assert starts.sampled_errors(small_scan, *images, threads=2) == pytest.approx(whole, rel=1e-4)
+    monkeypatch.setattr(starts, 'SAMPLE', 40)  # a third of them
+    sampled = starts.sampled_errors(small_scan, *images)
+    assert sampled == pytest.approx(whole, rel=0.1)
+    assert sampled != pytest.approx(whole, rel=1e-4)
 
 
 def test_unknown_public_name():
