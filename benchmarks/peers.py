@@ -264,7 +264,7 @@ def _numbers(s: dict[str, Any]) -> str:
     for label, seconds in s['seconds_to'].items():
         ratio = s['ratio_to_ours'][label]
         cells.append(f'{"never" if seconds is None else f"{seconds:.2f} s":>12}')
-        cells.append(f'{"-" if ratio is None else f"{ratio:.2g}":>7}')
+        cells.append(f'{"-" if ratio is None else f"{ratio:.{0 if ratio >= 10 else 1}f}":>7}')
     best, last = s['best'], s['last']
     return ''.join(cells) + (
         f'{best["phase_ssim"]:>11.4f}{best["seconds"]:>8.2f}{best["phase_mae_rad"]:>9.4f}'
