@@ -116,7 +116,9 @@ class HostStep:
         self.take_places()
 
     def take_places(self) -> None:
-        """Take the places of the batches from the sweeper, and forget what depended on them."""
+        """Take the places of the batches from the sweeper, and forget what depended on them or on a
+        of the denominators.
+        """
         batches = self.sweeper.batches
         self.coefficients = [self.far.shifted.coefficients(b.shift_px) for b in batches]
         for part in self.parts:

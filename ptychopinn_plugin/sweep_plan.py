@@ -28,6 +28,9 @@ FULL_PACE, SMALLEST_PACE = 1.25, 0.1
 SETTLING, SETTLING_SPARSE = (2, 2.0), (4, 4.0)
 POISSON_FALL = 0.5
 REGULARISATION = (0.1, 0.5)  # of many and of few photons
+# Where a loss is so many times the least before it, steps in dim light were too long, as under
+# Gaussian beams and many photons: a of the sweeps from there on.
+RISE, STEADY = 1.03, 0.35
 BRIGHT_PHOTONS = 1000.0  # under the beam, per pixel and pattern: the least for the former
 LARGEST_BATCH = 32  # what stays in a CPU's cache
 # Smaller batches take more steps a sweep: where sweeps are few, they get further.
@@ -117,6 +120,11 @@ def settled(errors: Sequence[float]) -> bool:
     if len(errors) < FIRST_ASKED:
         return False
     return errors[-2] - errors[-1] < GAINS_NOTHING * (errors[0] - min(errors))
+
+
+def unsteady(losses: Sequence[float]) -> bool:
+    """Return whether the last of the losses of all sweeps so far is worse than the least."""
+    return losses[-1] > RISE * min(losses)
 
 
 def due(number: int) -> bool:

@@ -43,12 +43,14 @@ from .scan import Complex, Float, Scan
 from .slow_phase import SlowPhase, mean_ramp, plane
 from .sweep_plan import (
     KEEPING_SWEEPS,
+    STEADY,
     SweepPlan,
     batch_size,
     held_out,
     plan_sweep,
     regularisation,
     settled,
+    unsteady,
 )
 from .transforms import PLAIN
 
@@ -91,7 +93,7 @@ class Step(Protocol):
         """Take object and probe from the sweeper."""
 
     def take_places(self) -> None:
-        """Take the places of the batches from the sweeper."""
+        """Take the places of the batches and a of the denominators from the sweeper."""
 
 
 class Sweeper:
@@ -186,6 +188,11 @@ class Sweeper:
             self.replace(now + np.float32(momentum) * (now - self.last))
         self.last = now
 
+    def regularise(self, share: float) -> None:
+        """Go on with another a of the denominators."""
+        self.regularisation = share
+        self.step.take_places()
+
     def replace(self, object_: Complex) -> None:
         """Go on from another object (H, W)."""
         self.object[:] = object_
@@ -271,6 +278,7 @@ def refine(
     positions, canvas = sweeper.positions, None if run is None else Canvas(scan, light)
     watched = None if held is None else scan.take(held)
     errors: list[float] = []
+    losses: list[float] = []
     last, number, total = start.object, 0, config.sweeps
     while number < total:
         number += 1
@@ -296,6 +304,12 @@ def refine(
                 total, watched = min(total, 2 * number), None
                 logger.info('Settling after sweep %d of %d', number, total)
                 sweeper.use_all()
+        losses.append(loss)
+        if sweeper.regularisation < STEADY and unsteady(losses):
+            logger.info(
+                'Sweep %d explains less than one before: shorter steps in dim light', number
+            )
+            sweeper.regularise(STEADY)
         where_px = scan.positions_px if positions is None else positions.px
         yield Sweep(number, total, image, sweeper.probe.copy(), loss, where_px)
         sweeper.push(plan.momentum)

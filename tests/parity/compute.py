@@ -11,7 +11,13 @@ from importlib import import_module
 
 import numpy as np
 
-from ptychopinn_plugin import batching, canvas_training, position_correction, slow_phase
+from ptychopinn_plugin import (
+    batching,
+    canvas_training,
+    position_correction,
+    slow_phase,
+    sweeper,
+)
 from ptychopinn_plugin.backends import registry
 from ptychopinn_plugin.backends.base import Model
 from ptychopinn_plugin.canvas_plan import INPUTS
@@ -317,7 +323,11 @@ def on_device(name, scan, start, probe):
         ('device', {}),
         ('device_probe', {'update_probe': True}),
         ('device_moved', {'correct_positions': True}),
+        ('device_steady', {}),
     ):
+        # As if the first sweep had been too long: a of the denominators changes on the way.
+        rises = [key == 'device_steady', False, False]
+        sweeper.unsteady = lambda losses, rises=rises: rises[len(losses) - 1]
         settings = ReconstructionConfig(sweeps=3, **asked)
         for where, whole in (('graph', True), ('memory', False)):
             if name == 'torch':

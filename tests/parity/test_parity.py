@@ -149,13 +149,21 @@ def test_the_errors_are_the_same(computed, name):
 
 
 @pytest.mark.parametrize('backend', ['torch', 'tensorflow'])
-@pytest.mark.parametrize('key', ['device', 'device_probe', 'device_moved'])
+@pytest.mark.parametrize('key', ['device', 'device_probe', 'device_moved', 'device_steady'])
 @pytest.mark.parametrize('what', ['object', 'probe', 'positions', 'errors', 'pattern'])
 def test_the_steps_for_a_gpu_do_what_the_cpu_does(computed, backend, key, what):
     """The CPU moves probes to 5e-5; an updated probe and the object share what that leaves open."""
     found = computed[backend]
     limit = 1e-3 if key == 'device_probe' else 1e-4
     assert distance(found[f'{key}_graph_{what}'], found[f'{key}_memory_{what}']) < limit
+
+
+@pytest.mark.parametrize('backend', ['torch', 'tensorflow'])
+@pytest.mark.parametrize('where', ['graph', 'memory'])
+def test_an_unsteady_sweep_changes_those_after_it(computed, backend, where):
+    found = computed[backend]
+    steady, other = (found[f'{k}_{where}_object'] for k in ('device_steady', 'device'))
+    assert distance(steady, other) > 1e-3
 
 
 def test_from_a_flat_object_the_errors_agree_in_the_end(computed):

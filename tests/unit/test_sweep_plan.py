@@ -17,6 +17,7 @@ from ptychopinn_plugin.sweep_plan import (
     plan_sweep,
     regularisation,
     settled,
+    unsteady,
 )
 
 
@@ -129,3 +130,11 @@ def test_batches_are_larger_on_a_gpu(side, patterns, size):
     assert batch_size(scan, 20, on_gpu=True) == batch_size(scan, 3, on_gpu=True) == size
     assert batch_size(scan, 9) == min(size, 32)
     assert batch_size(scan, 8) == min(size, 24)
+
+
+def test_a_loss_that_rises_above_the_least_is_unsteady():
+    assert not unsteady([5.0])
+    assert not unsteady([5.0, 3.0, 2.0])
+    assert not unsteady([5.0, 2.0, 2.05])
+    assert unsteady([5.0, 2.0, 2.1])
+    assert unsteady([5.0, 2.0, 2.05, 2.1])

@@ -31,6 +31,7 @@ class DeviceStep:
         good = ~np.fft.ifftshift(sweeper.scan.bad_pixels)
         self.good = None if good.all() else good.astype(np.float32)
         self.object, self.probe = tf.Variable(sweeper.object), tf.Variable(sweeper.probe)
+        self.a = tf.Variable(sweeper.regularisation, dtype=tf.float32)
         field = tf.TensorSpec([None, *sweeper.probe.shape], tf.complex64)
         amplitude = tf.TensorSpec([None, 1, sweeper.side, sweeper.side], tf.float32)
         where = tf.TensorSpec([None, 2], tf.int32), tf.TensorSpec([None, 2], tf.float32)
@@ -132,12 +133,13 @@ class DeviceStep:
         covered, place = tf.unique(physics.pixels(corner_px, s.side, s.object.shape[1]))
         light = tf.math.unsorted_segment_sum(tf.reshape(power, [-1]), place, tf.size(covered))
         total = tf.reshape(tf.gather(light, place), tf.shape(power))
-        denominator = (1 - s.regularisation) * total + s.regularisation * tf.reduce_max(power)
+        denominator = (1 - self.a) * total + self.a * tf.reduce_max(power)
         below = tf.complex(denominator, tf.zeros_like(denominator))[:, None]
         return probes, tf.math.conj(probes) / below
 
     def take_places(self) -> None:
-        """Forget what depended on the places of the batches."""
+        """Take a from the sweeper, and forget what depended on it or on the places of batches."""
+        self.a.assign(self.sweeper.regularisation)
         if self.lit is not None:
             self.lit.clear()
 

@@ -38,9 +38,9 @@ class DeviceStep:
         self.light = self._zeros(self.object.numel())
         self.window = physics.window(sweeper.side, self.object.shape[1], device)
         count, size = len(sweeper.batches), max(len(b.rows) for b in sweeper.batches)
-        # What the recorded kernels read: which batches, in what order, how far they step.
+        # What the recorded kernels read: which batches, in what order, how far they step, and a.
         self.order, self.turn = (self._zeros(n, dtype=torch.int64) for n in (count, 1))
-        self.pace, self.least = self._zeros(), self._zeros()
+        self.pace, self.least, self.a = self._zeros(), self._zeros(), self._zeros()
         self.first = self._zeros(count, size, dtype=torch.int64)
         self.shift_px = self._zeros(count, size, 2)
         self.present = self._zeros(count, size, 1, 1)
@@ -91,7 +91,8 @@ class DeviceStep:
         return made
 
     def take_places(self) -> None:
-        """Take the places of the batches from the sweeper, and what depends on them."""
+        """Take the places of the batches and a from the sweeper, and what depends on them."""
+        self.a.fill_(self.sweeper.regularisation)
         width = self.object.shape[1]
         first, shift_px, present = (
             t.cpu().numpy() for t in (self.first, self.shift_px, self.present)
@@ -220,8 +221,7 @@ class DeviceStep:
         self.light.index_add_(0, index, power.reshape(-1))
         total = self.light.index_select(0, index).reshape(power.shape)
         self.light.index_fill_(0, index, 0.0)
-        a = self.sweeper.regularisation
-        back = probes.conj() / ((1 - a) * total + a * power.max())[:, None]
+        back = probes.conj() / ((1 - self.a) * total + self.a * power.max())[:, None]
         return probes, back
 
     def _step_probe(
