@@ -306,9 +306,7 @@ def refine(
                 sweeper.use_all()
         losses.append(loss)
         if sweeper.regularisation < STEADY and unsteady(losses):
-            logger.info(
-                'Sweep %d explains less than one before: shorter steps in dim light', number
-            )
+            logger.info('Sweep %d explains less than one before it: dim light is damped', number)
             sweeper.regularise(STEADY)
         where_px = scan.positions_px if positions is None else positions.px
         yield Sweep(number, total, image, sweeper.probe.copy(), loss, where_px)

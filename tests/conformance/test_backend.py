@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ptychopinn_plugin import apart, files, mapped, starts
+from ptychopinn_plugin import apart, files, mapped, starts, sweeper
 from ptychopinn_plugin.backends import registry
 from ptychopinn_plugin.backends.base import Model, StopTraining
 from ptychopinn_plugin.config import (
@@ -408,8 +408,11 @@ class TestRefine:
             miss[slow_phase] = compare(image.object, scan.true_object, image.weight).phase_mae_rad
         assert miss[True] < 0.25 * miss[False]
 
-    def test_a_smooth_beam_with_many_photons_stays_steady(self, backend):
-        """Steps that suit other beams tear the object apart: 0.67 after 20 sweeps, 0.71 after 50."""
+    @pytest.mark.parametrize('known', [True, False], ids=['at once', 'by the losses'])
+    def test_a_smooth_beam_with_many_photons_stays_steady(self, backend, known, monkeypatch):
+        """Steps that suit other beams tear the object apart: 0.67 after 20 sweeps."""
+        if not known:
+            monkeypatch.setattr(sweeper, 'regularisation', lambda probe: 0.1)
         scan = simulate_scan(
             Simulation(
                 specimen='leaves', probe='gaussian', patterns=700, object_size_px=200,
@@ -419,7 +422,9 @@ class TestRefine:
         _, sweeps = self.refine(backend, scan, sweeps=20)
         image = sweeps[-1].image
         assert compare(image.object, scan.true_object, image.weight).phase_ssim > 0.88
-        assert sweeps[-1].loss == min(s.loss for s in sweeps)
+        if known:
+            losses = [s.loss for s in sweeps]
+            assert losses == sorted(losses, reverse=True)
 
     def test_stops_when_held_out_patterns_gain_nothing(self, backend, small_scan):
         _, sweeps = self.refine(backend, small_scan, sweeps=100, held_out_stop=True)

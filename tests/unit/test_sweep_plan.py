@@ -11,12 +11,15 @@ from ptychopinn_plugin.scan import Scan
 from ptychopinn_plugin.simulate.probes import make_probe
 from ptychopinn_plugin.sweep_plan import (
     MOST_HELD,
+    REGULARISATION,
+    STEADY,
     batch_size,
     due,
     held_out,
     plan_sweep,
     regularisation,
     settled,
+    softness,
     unsteady,
 )
 
@@ -138,3 +141,28 @@ def test_a_loss_that_rises_above_the_least_is_unsteady():
     assert not unsteady([5.0, 2.0, 2.05])
     assert unsteady([5.0, 2.0, 2.1])
     assert unsteady([5.0, 2.0, 2.05, 2.1])
+
+
+def test_softness_tells_edges():
+    y, x = np.mgrid[:128, :128] - 63.5
+    square = y**2 + x**2
+    assert softness((square < 40**2).astype(float)) == pytest.approx(1.8, abs=0.01)
+    assert softness(np.exp(-square / 100)) == pytest.approx(np.log(10) / np.log(2), abs=0.05)
+    assert softness(3 * np.exp(-square / 300)) == pytest.approx(np.log(10) / np.log(2), abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'soft'), [('zone-plate', False), ('airy', False), ('gaussian', True)]
+)
+@pytest.mark.parametrize('modes', [1, 3])
+@pytest.mark.parametrize('side', [64, 128])
+def test_a_beam_without_an_edge_is_damped_from_the_first(kind, soft, modes, side):
+    probe = 1e4 * make_probe(kind, side, modes).astype(np.complex64)
+    assert regularisation(probe) == (STEADY if soft else REGULARISATION[0])
+    assert regularisation(1e-3 * probe) == REGULARISATION[1]
+
+
+def test_an_edge_in_the_object_is_as_good_as_one_on_the_detector():
+    y, x = np.mgrid[:64, :64] - 31.5
+    hole = (y**2 + x**2 < 81).astype(np.complex64)[None]
+    assert regularisation(1e3 * hole) == REGULARISATION[0]
