@@ -125,7 +125,9 @@ def settled(errors: Sequence[float]) -> bool:
 
 
 def unsteady(losses: Sequence[float]) -> bool:
-    """Return whether the last of the losses of all sweeps so far is worse than the least."""
+    """Return whether the last of the losses of the sweeps so far, or since a network looked, is
+    worse than the least.
+    """
     return losses[-1] > RISE * min(losses)
 
 

@@ -288,6 +288,10 @@ def refine(
             correct_positions=config.correct_positions,
         )  # fmt: skip
         loss = sweeper.sweep(plan)
+        losses.append(loss)
+        if sweeper.regularisation < STEADY and unsteady(losses):
+            logger.info('Sweep %d explains less than one before it: dim light is damped', number)
+            sweeper.regularise(STEADY)
         found = sweeper.object.copy()
         if canvas and run and plan.network:
             if positions is not None:
@@ -296,6 +300,7 @@ def refine(
                 run, found, last, loss=loss, pace=plan.pace, number=number, share=plan.network
             )
             sweeper.replace(found)
+            losses.clear()  # what it adds is not yet what the patterns say
         last = found
         image = ObjectImage(found, start.weight, start.origin_px)
         if watched is not None:
@@ -304,10 +309,6 @@ def refine(
                 total, watched = min(total, 2 * number), None
                 logger.info('Settling after sweep %d of %d', number, total)
                 sweeper.use_all()
-        losses.append(loss)
-        if sweeper.regularisation < STEADY and unsteady(losses):
-            logger.info('Sweep %d explains less than one before it: dim light is damped', number)
-            sweeper.regularise(STEADY)
         where_px = scan.positions_px if positions is None else positions.px
         yield Sweep(number, total, image, sweeper.probe.copy(), loss, where_px)
         sweeper.push(plan.momentum)

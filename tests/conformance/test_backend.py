@@ -426,6 +426,18 @@ class TestRefine:
             losses = [s.loss for s in sweeps]
             assert losses == sorted(losses, reverse=True)
 
+    def test_losses_before_a_network_looked_are_not_compared_with(
+        self, backend, small_scan, monkeypatch
+    ):
+        compared = []
+        monkeypatch.setattr(sweeper, 'unsteady', lambda losses: compared.append(len(losses)))
+        scan = small_scan.take(np.arange(0, len(small_scan), 5))  # hardly overlapping
+        start, probe = starts.flat_start(scan), normalised_probe(scan)
+        silent = {k: np.zeros(s, np.float32) for k, s in weight_shapes(CANVAS).items()}
+        config = ReconstructionConfig(sweeps=10)
+        list(backend.refine(scan, start, probe, config, RUNTIME, Model(CANVAS, silent)))
+        assert compared == [1, 1, 2, 3, 1, 2, 3, 4, 5, 6]  # it looks after sweeps 1 and 4
+
     def test_stops_when_held_out_patterns_gain_nothing(self, backend, small_scan):
         _, sweeps = self.refine(backend, small_scan, sweeps=100, held_out_stop=True)
         last = sweeps[-1]
