@@ -230,8 +230,8 @@ def begin(
 ) -> Sweep:
     """Return the start as sweep number 0; its loss is its fourier_error, over a sample of patterns.
 
-    Needs no `backend`, hence no framework, unless `starts_with_network`. Raises `DataError`,
-    `ConfigError`, or `ModelFileError` when the model does not fit.
+    Needs no `backend`, hence no framework, unless `starts_with_network`. Raises `DataError`, or
+    `ConfigError`, also when the model does not fit.
     """
     if reconstruction.correct_positions:
         scan = with_room(scan)
