@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from stopwatch import assert_within
 
 from ptychopinn_plugin import pipeline
 from ptychopinn_plugin.archive import load_model
@@ -184,7 +185,7 @@ def test_a_child_that_dies_is_an_error_within_a_second(
         died = time.monotonic()
         with pytest.raises(WorkerError, match=f'The process that computes died.*{how}'):
             list(run)
-        assert time.monotonic() - died < 1
+        assert_within(1, died)
     if trouble == 'crash':
         assert 'about to die' in caplog.text
 
@@ -214,7 +215,7 @@ def test_the_death_of_a_child_whose_own_child_lives_on_is_told(
         died = time.monotonic()
         with pytest.raises(WorkerError, match='exit code 3'):
             list(run)
-        assert time.monotonic() - died < client.LAST_LINES_S + 1
+        assert_within(client.LAST_LINES_S + 1, died)
 
 
 def test_an_error_of_the_child_is_raised_as_what_it_is(training, toy_child, tmp_path):
@@ -262,7 +263,7 @@ def test_stop_ends_a_reconstruction_at_once_and_without_an_error(
             seen.append(event)
             if isinstance(event, Sweep):
                 stopped.append(time.monotonic())
-        assert time.monotonic() - stopped[0] < 1
+        assert_within(1, stopped[0])
     assert [e.number for e in seen if isinstance(e, Sweep)] == [0]
 
 
@@ -272,7 +273,7 @@ def test_stop_ends_a_hanging_child(reconstruction, toy_child, monkeypatch):
     with Run(reconstruction, lambda: time.monotonic() - begun > 1) as run:
         assert [e.number for e in run] == [0]
         pid = run.pid
-    assert time.monotonic() - begun < 3
+    assert_within(3, begun)
     assert not alive(pid)
 
 
@@ -287,7 +288,7 @@ def test_stop_in_mid_epoch_keeps_the_best_model_so_far(training, toy_child, monk
                 run.stop()
                 asked = time.monotonic()
             if isinstance(event, Saved):
-                assert time.monotonic() - asked < 1
+                assert_within(1, asked)
         run.deliver(MODEL, tmp_path / 'model.h5.zip')
     assert [e.number for e in load_model(tmp_path / 'model.h5.zip').history] == [1, 2]
 
@@ -298,7 +299,7 @@ def test_stop_before_the_first_epoch_is_no_error_and_no_model(training, toy_chil
     with Run(training(), lambda: time.monotonic() - begun > 1) as run:
         events = list(run)
     assert not any(isinstance(e, Saved) for e in events)
-    assert time.monotonic() - begun < 3
+    assert_within(3, begun)
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='signals')
@@ -312,7 +313,7 @@ def test_a_frozen_training_does_not_hold_up_the_stop(training, toy_child, monkey
                 wait_until(lambda: psutil.Process(run.pid).status() == psutil.STATUS_STOPPED)
                 run.stop()
                 begun = time.monotonic()
-        assert time.monotonic() - begun < 2
+        assert_within(2, begun)
     assert 'did not stop within 0.5 s' in caplog.text
 
 
@@ -332,7 +333,7 @@ def test_a_kill_at_a_random_moment_is_told_within_a_second(training, toy_child, 
         timer.start()
         with pytest.raises(WorkerError, match='signal 9'):
             list(run)
-        assert time.monotonic() - killed[0] < 1
+        assert_within(1, killed[0])
         timer.join()
 
 
