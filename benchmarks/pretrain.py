@@ -123,7 +123,7 @@ def canvases(
 
     last, config = start.object, ReconstructionConfig(sweeps=total)
     step = partial(HostStep, transforms=TRANSFORMS)
-    for sweep in sweeper.refine(scan, start, probe, config, step, network):
+    for sweep in sweeper.refine(scan, start, probe, config, step, lambda: network):
         if sweep.number in wanted:
             yield example(scan, sweep, last, truth), sweep.number > total / 2
         last = sweep.image.object

@@ -46,6 +46,9 @@ LARGEST_ON_GPU, MOST_PIXELS_ON_GPU = 256, 2**21
 NETWORK_SWEEPS, NETWORK_SHARE = (1, 4, 9), 0.5
 FIRST_MOVE = 2  # after this sweep there is an object that tells where patterns belong
 NETWORK_LAST = 0.8
+# With fewer sweeps than these, one more gains more in the time of a look than an answer of which,
+# where there is light, less than such a share would count.
+HURRIED_SWEEPS, LITTLE_HEARD = 4, 0.25
 # Amplitudes and denominators are kept between sweeps while they fit. To fill new memory takes as
 # long as to make amplitudes a few times: so many sweeps pay for it.
 CACHE_BYTES, KEEPING_SWEEPS = 1 << 30, 4

@@ -29,12 +29,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from .canvas import Canvas
+from .canvas import Canvas, heard
 from .config import ReconstructionConfig
 from .far_field import predict
 from .geometry import Windows, windows
 from .grouping import Rows, spread_batches
-from .light import light_of
+from .light import Light, light_of
 from .position_correction import Positions, shift_slopes
 from .probe_modes import orthogonal
 from .result import ObjectImage, Sweep
@@ -42,7 +42,9 @@ from .scaling import amplitudes
 from .scan import Complex, Float, Scan
 from .slow_phase import SlowPhase, mean_ramp, plane
 from .sweep_plan import (
+    HURRIED_SWEEPS,
     KEEPING_SWEEPS,
+    LITTLE_HEARD,
     STEADY,
     SweepPlan,
     batch_size,
@@ -59,6 +61,7 @@ logger = logging.getLogger(__name__)
 
 LEAST_SHARED = 2**18  # pixels of an object: with fewer, threads cost more than they gain
 Sums = Any  # `ramp_sums` (B, 5) or `shift_sums` (B, 6), an array or what becomes one, or None
+Run = Callable[[Float], Float]  # a network, see `Canvas.corrected`
 BatchStep = Callable[[int, SweepPlan], tuple[float, Sums, Sums]]
 
 
@@ -258,24 +261,57 @@ def _batch(rows: Rows, place: Windows) -> Batch:
     return Batch(rows, place.corner_px[rows], place.shift_px[rows])
 
 
+class Looks:
+    """When a network looks at the object; it is made for the first of its looks."""
+
+    def __init__(
+        self, make_run: Callable[[], Run] | None, scan: Scan, light: Light, sweeps: int
+    ) -> None:
+        self.make_run, self.hurried = make_run, sweeps < HURRIED_SWEEPS
+        self.run: Run | None = None
+        self.move(scan, light)
+
+    def move(self, scan: Scan, light: Light) -> None:
+        """Take other positions."""
+        self.scan, self.light = scan, light
+        self.canvas: Canvas | None = None
+
+    def due(self, plan: SweepPlan) -> bool:
+        """Return whether there is a network that looks after this sweep."""
+        if self.make_run is None or not plan.network:
+            return False
+        return not self.hurried or heard(self.light, plan.network) >= LITTLE_HEARD
+
+    def corrected(
+        self, object_: Complex, last: Complex, plan: SweepPlan, *, loss: float, number: int
+    ) -> Complex:
+        """Return the object (H, W) as the network has it; see `Canvas.corrected`."""
+        assert self.make_run is not None
+        self.run = self.run or self.make_run()
+        self.canvas = self.canvas or Canvas(self.scan, self.light)
+        return self.canvas.corrected(
+            self.run, object_, last, loss=loss, pace=plan.pace, number=number, share=plan.network
+        )
+
+
 def refine(
     scan: Scan,
     start: ObjectImage,
     probe: Complex,
     config: ReconstructionConfig,
     make_step: Callable[[Sweeper], Step],
-    run: Callable[[Float], Float] | None = None,
+    make_run: Callable[[], Run] | None = None,
     *,
     threads: int = 1,
     on_gpu: bool = False,
 ) -> Iterator[Sweep]:
-    """Yield the state after every sweep; a network `run` corrects the object where the plan says
-    so. `config.held_out_stop` may end the sweeps before `config.sweeps`.
+    """Yield the state after every sweep; the network of `make_run` corrects the object where the
+    plan says so. `config.held_out_stop` may end the sweeps before `config.sweeps`.
     """
     held = held_out(len(scan), config.seed) if config.held_out_stop else None
     sweeper = Sweeper(scan, start, probe, config, make_step, held, threads=threads, on_gpu=on_gpu)
     light = light_of(scan, probe)
-    positions, canvas = sweeper.positions, None if run is None else Canvas(scan, light)
+    positions, looks = sweeper.positions, Looks(make_run, scan, light, config.sweeps)
     watched = None if held is None else scan.take(held)
     errors: list[float] = []
     losses: list[float] = []
@@ -293,12 +329,10 @@ def refine(
             logger.info('Sweep %d explains less than one before it: dim light is damped', number)
             sweeper.regularise(STEADY)
         found = sweeper.object.copy()
-        if canvas and run and plan.network:
+        if looks.due(plan):
             if positions is not None:
-                canvas = Canvas(positions.scan, light_of(positions.scan, probe))
-            found = canvas.corrected(
-                run, found, last, loss=loss, pace=plan.pace, number=number, share=plan.network
-            )
+                looks.move(positions.scan, light_of(positions.scan, probe))
+            found = looks.corrected(found, last, plan, loss=loss, number=number)
             sweeper.replace(found)
             losses.clear()  # what it adds is not yet what the patterns say
         last = found

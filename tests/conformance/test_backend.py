@@ -34,7 +34,7 @@ from ptychopinn_plugin.result import ObjectImage
 from ptychopinn_plugin.scaling import normalised_probe
 from ptychopinn_plugin.simulate import Simulation, simulate_scan
 from ptychopinn_plugin.slow_phase import mean_ramp, plane
-from ptychopinn_plugin.sweep_plan import held_out
+from ptychopinn_plugin.sweep_plan import NETWORK_LAST, held_out
 
 from ..backends_under_test import BACKENDS
 from ..conftest import room, seen_through
@@ -458,22 +458,45 @@ class TestRefine:
         assert (found[3].image.object != right[3].image.object).any()
 
     def test_a_network_corrects_the_object_after_the_planned_sweeps_only(self, backend, small_scan):
-        start, probe = starts.flat_start(small_scan), normalised_probe(small_scan)
+        dim = replace(small_scan, counts=small_scan.counts // 20)
+        start, probe = starts.flat_start(dim), normalised_probe(dim)
         silent = {k: np.zeros(s, np.float32) for k, s in weight_shapes(CANVAS).items()}
         loud = silent | {'last.bias': np.full_like(silent['last.bias'], 0.01)}
 
         def objects(weights, sweeps):
             network = None if weights is None else Model(CANVAS, weights)
             config = ReconstructionConfig(sweeps=sweeps, slow_phase=False)
-            found = backend.refine(small_scan, start, probe, config, RUNTIME, network)
+            found = backend.refine(dim, start, probe, config, RUNTIME, network)
             return [s.image.object for s in found]
 
         without, with_silent = objects(None, 4), objects(silent, 4)
         np.testing.assert_array_equal(with_silent, without)
-        lit = starts.flat_start(small_scan).weight > 0.3
+        lit = start.weight > 0.3
         # After the last sweep the whole answer is there; before that the sweeps undo a part of it.
         assert (np.abs(objects(loud, 1)[0] - objects(None, 1)[0])[lit] > 1e-5).all()
         assert (objects(loud, 4)[0] != without[0]).any()
+
+    @pytest.mark.parametrize('dimmer', [1, 20])
+    def test_few_sweeps_do_without_a_look_that_hardly_counts(
+        self, backend, small_scan, monkeypatch, dimmer
+    ):
+        """That after the last, where photons are many; the sparse scan's first look counts."""
+        scan = replace(small_scan, counts=small_scan.counts // dimmer)
+        start, probe = starts.flat_start(scan), normalised_probe(scan)
+        silent = {k: np.zeros(s, np.float32) for k, s in weight_shapes(CANVAS).items()}
+        shares = []
+
+        def corrected(canvas, run, object_, last, *, share, **state):
+            shares.append(share)
+            return object_
+
+        monkeypatch.setattr(sweeper.Canvas, 'corrected', corrected)
+        for sweeps, looks in ((1, []), (2, [1.0]), (3, [1.0]), (4, [1.0, NETWORK_LAST])):
+            shares.clear()
+            config = ReconstructionConfig(sweeps=sweeps)
+            list(backend.refine(scan, start, probe, config, RUNTIME, Model(CANVAS, silent)))
+            wanted = looks if dimmer == 1 or sweeps == 4 else [*looks, NETWORK_LAST]
+            assert shares == wanted
 
     def test_inputs_are_untouched(self, backend, small_scan):
         start = starts.flat_start(small_scan)

@@ -254,7 +254,7 @@ def canvas(name, framework, scan):
     patches = Model(NETWORKS['one'], random_weights(NETWORKS['one']))
     start = backend.estimate(scan, patches, ReconstructionConfig(), RUNTIME)
     *_, last = backend.refine(
-        scan, start, normalised_probe(scan), ReconstructionConfig(sweeps=1), RUNTIME,
+        scan, start, normalised_probe(scan), ReconstructionConfig(sweeps=4), RUNTIME,
         Model(CANVAS, random_weights(CANVAS)),
     )  # fmt: skip
     out['canvas_corrected'] = last.image.object

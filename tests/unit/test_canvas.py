@@ -9,9 +9,11 @@ import pytest
 
 from ptychopinn_plugin.canvas import (
     DARK,
+    FEW_PHOTONS,
     LARGEST,
     Canvas,
     fold,
+    heard,
     unfold,
 )
 from ptychopinn_plugin.canvas_plan import INPUTS, MULTIPLE_PX, OUTPUTS, WIDTHS, canvas_plan
@@ -102,6 +104,16 @@ def test_no_answer_changes_nothing_and_no_answer_counts_in_the_dark(canvas, smal
     assert not same[canvas.part][canvas.relative > BRIGHT].any()
     same[canvas.part] = True
     assert same.all()
+
+
+def test_an_answer_is_heard_less_where_photons_are_many():
+    """A share below one, and where light falls: the dark around counts no pixel."""
+    photons = np.zeros((20, 20), np.float32)
+    photons[5:15, 5:15] = 2 * FEW_PHOTONS
+    light = Light(photons, np.full_like(photons, 9))
+    assert heard(light, 0.8) == pytest.approx(0.4)
+    assert heard(light, 1.0) == 1
+    assert heard(Light(photons / 100, light.views), 0.8) == pytest.approx(0.8)
 
 
 def test_the_part_that_is_seen_holds_all_that_gets_light(small_scan):

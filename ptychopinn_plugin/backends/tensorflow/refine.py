@@ -181,8 +181,8 @@ def refine(
     def make_step(made: Sweeper) -> Step:
         return DeviceStep(made) if on_gpu else HostStep(made, TRANSFORMS)
 
-    run = None if network is None else runner(network)
+    make_run = None if network is None else partial(runner, network)
     threads = tf.config.threading.get_intra_op_parallelism_threads() or cores()
     yield from sweeper.refine(
-        scan, start, probe, config, make_step, run, threads=threads, on_gpu=on_gpu
+        scan, start, probe, config, make_step, make_run, threads=threads, on_gpu=on_gpu
     )

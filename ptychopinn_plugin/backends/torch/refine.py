@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 
@@ -37,8 +38,8 @@ def refine(
         on_device = device.type == 'cuda' if whole is None else whole
         return DeviceStep(made, device) if on_device else HostStep(made, TRANSFORMS)
 
-    run = None if network is None else runner(network, device)
+    make_run = None if network is None else partial(runner, network, device)
     yield from sweeper.refine(
-        scan, start, probe, config, make_step, run,
+        scan, start, probe, config, make_step, make_run,
         threads=torch.get_num_threads(), on_gpu=device.type == 'cuda',
     )  # fmt: skip
