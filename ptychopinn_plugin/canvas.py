@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from .canvas_plan import FOLD, INPUTS, MULTIPLE_PX
 from .light import BRIGHT, Light
+from .scaling import noise_loss
 from .scan import Complex, Float, Scan
 from .smoothing import planes, smoothed, wave
 
@@ -37,7 +38,6 @@ MEAN_PX, NOISE_PX = 6.0, 8.0
 # Least square of the noise: of an object that is exact, and times the photons per pixel.
 LEAST_NOISE, LEAST_PHOTON_NOISE = 1e-6, 0.05
 DARK = 0.03  # of the brightest pixel: from here to `BRIGHT` the answer counts more and more
-ROOT_NOISE = 0.25  # the variance of a square root of a Poisson count
 FEW_PHOTONS = 5000.0  # per pixel over the scan
 LARGEST = 100.0  # of the inputs in units of the noise
 
@@ -85,8 +85,7 @@ class Canvas:
         self._least_noise = LEAST_PHOTON_NOISE / self.light + np.float32(LEAST_NOISE)
         self._per_light = 1 / (smoothed(self.relative[None], MEAN_PX)[0] + np.float32(1e-3))
         self._known = np.stack([np.log10(self.light) / 3 - 1, np.log10(views)])
-        self._root_noise = ROOT_NOISE * len(scan) * float((~scan.bad_pixels).sum())
-        self._counts = float(scan.totals.sum())
+        self._noise_loss = noise_loss(scan)
 
     def view(
         self, object_: Complex, last: Complex, *, loss: float, pace: float, number: int
@@ -104,7 +103,7 @@ class Canvas:
         fine = np.concatenate([seen - mean, planes((now - before) * back)])
         fine *= 1 / noise
         coarse = np.stack([*self._known, np.log10(noise) / 1.5 + 1, np.hypot(*mean)])
-        misfit = np.log10(np.clip(loss * self._counts / self._root_noise, 0.3, 1e3))
+        misfit = np.log10(np.clip(loss / self._noise_loss, 0.3, 1e3))
         return View(
             np.clip(fine, -LARGEST, LARGEST, out=fine),
             coarse,

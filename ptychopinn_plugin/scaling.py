@@ -16,6 +16,7 @@ from .geometry import illumination
 from .scan import Array, Complex, Double, Float, Scan
 
 VACUUM_QUANTILE = 0.99
+ROOT_NOISE = 0.25  # the variance of a square root of a Poisson count
 
 
 def amplitudes(counts: Array) -> Float:
@@ -29,6 +30,14 @@ def amplitudes(counts: Array) -> Float:
     if counts.dtype.kind == 'f':
         np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0)
     return np.sqrt(values, out=values)
+
+
+def noise_loss(scan: Scan) -> float:
+    """Return the sum(|F| - sqrt(I))^2 / sum(I) that the noise of photons leaves, or less where
+    counts are few.
+    """
+    noise = ROOT_NOISE * len(scan) * float((~scan.bad_pixels).sum())
+    return noise / float(scan.totals.sum())
 
 
 def beam_counts(totals: Double) -> float:

@@ -40,6 +40,26 @@ CELLS = 8.0  # across the probe, at least
 JUDGED = 0.1  # of the brightest spot: where the curl is looked at
 UNLIT = 1e-3  # of the brightest spot: darker parts keep their phase
 BATCH = 32
+# Where a beam fills the window, patterns vary from pixel to pixel, and differences over two pixels
+# do not tell where they move: how well they must, see `followed`.
+LEAST_FOLLOWED = 0.17
+
+
+def followed(probe: Complex) -> float:
+    """Return how well differences over two pixels tell how a pattern moves under the probe
+    (P, N, N): 1 where the beam is narrow, 0 and less where it fills the window.
+
+    Detail of a pattern of d px of the beam's autocorrelation has a slope of 2 pi d / N, and the
+    differences have its sine; returned is the lesser correlation of the two along y and x.
+    """
+    power, side = (np.abs(probe) ** 2).sum(0), probe.shape[-1]
+    shared = fft.irfft2(np.abs(fft.rfft2(power, (2 * side, 2 * side))) ** 2)
+    turn = 4 * np.pi * np.fft.fftfreq(2 * side)
+    found = []
+    for axis in (1, 0):
+        of = shared.sum(axis) * turn
+        found.append(float((of * np.sin(turn)).sum() / max(float((of * turn).sum()), 1e-30)))
+    return min(found)
 
 
 def ramp_sums(modulus: Float, miss: Float, good: Float | None = None) -> Float:

@@ -30,8 +30,11 @@ SETTLING, SETTLING_SPARSE = (2, 2.0), (4, 4.0)
 POISSON_FALL = 0.5
 REGULARISATION = (0.1, 0.5)  # of many and of few photons
 # Where a loss is so many times the least before it, steps in dim light were too long, as under
-# Gaussian beams and many photons: a of the sweeps from there on.
+# Gaussian beams and many photons: a of the sweeps from there on. So it is where it stands still,
+# from the third on, so many times above the noise of photons: what no object explains (a detector
+# that saturates, another beam) is best told where there is light.
 RISE, STEADY = 1.03, 0.35
+STILL, FIRST_STILL, UNEXPLAINED = 0.97, 3, 1.5
 SOFTNESS = 2.3, 2.8  # of a beam: from here to there a rises to that at once
 BRIGHT_PHOTONS = 1000.0  # under the beam, per pixel and pattern: the least for the former
 LARGEST_BATCH = 32  # what stays in a CPU's cache
@@ -127,11 +130,12 @@ def settled(errors: Sequence[float]) -> bool:
     return errors[-2] - errors[-1] < GAINS_NOTHING * (errors[0] - min(errors))
 
 
-def unsteady(losses: Sequence[float]) -> bool:
+def unsteady(losses: Sequence[float], noise: float) -> bool:
     """Return whether the last of the losses of the sweeps so far, or since a network looked, is
-    worse than the least.
+    worse than the least, or next to the one before and far above that of photon `noise`.
     """
-    return losses[-1] > RISE * min(losses)
+    still = len(losses) >= FIRST_STILL and losses[-1] > STILL * losses[-2]
+    return losses[-1] > RISE * min(losses) or (still and losses[-1] > UNEXPLAINED * noise)
 
 
 def due(number: int) -> bool:

@@ -38,9 +38,9 @@ from .light import Light, light_of
 from .position_correction import Positions, shift_slopes
 from .probe_modes import orthogonal
 from .result import ObjectImage, Sweep
-from .scaling import amplitudes
+from .scaling import amplitudes, noise_loss
 from .scan import Complex, Float, Scan
-from .slow_phase import SlowPhase, mean_ramp, plane
+from .slow_phase import LEAST_FOLLOWED, SlowPhase, followed, mean_ramp, plane
 from .sweep_plan import (
     HURRIED_SWEEPS,
     KEEPING_SWEEPS,
@@ -315,18 +315,22 @@ def refine(
     watched = None if held is None else scan.take(held)
     errors: list[float] = []
     losses: list[float] = []
+    noise = noise_loss(scan)
     last, number, total = start.object, 0, config.sweeps
+    slow_phase = config.slow_phase and followed(probe) > LEAST_FOLLOWED
+    if config.slow_phase and not slow_phase:
+        logger.info('The beam fills the window: the slow phase is left to the sweeps')
     while number < total:
         number += 1
         plan = plan_sweep(
             number, total,
-            sparse=light.sparse, slow_phase=config.slow_phase,
+            sparse=light.sparse, slow_phase=slow_phase,
             correct_positions=config.correct_positions,
         )  # fmt: skip
         loss = sweeper.sweep(plan)
         losses.append(loss)
-        if sweeper.regularisation < STEADY and unsteady(losses):
-            logger.info('Sweep %d explains less than one before it: dim light is damped', number)
+        if sweeper.regularisation < STEADY and unsteady(losses, noise):
+            logger.info('Sweep %d explains no more than one before it: dim light is damped', number)
             sweeper.regularise(STEADY)
         found = sweeper.object.copy()
         if looks.due(plan):

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ptychopinn_plugin import apart, files, mapped, starts, sweeper
+from ptychopinn_plugin import apart, files, mapped, starts, sweep_plan, sweeper
 from ptychopinn_plugin.backends import registry
 from ptychopinn_plugin.backends.base import Model, StopTraining
 from ptychopinn_plugin.config import (
@@ -33,6 +33,7 @@ from ptychopinn_plugin.probe_modes import adjusted
 from ptychopinn_plugin.result import ObjectImage
 from ptychopinn_plugin.scaling import normalised_probe
 from ptychopinn_plugin.simulate import Simulation, simulate_scan
+from ptychopinn_plugin.simulate.probes import focused
 from ptychopinn_plugin.slow_phase import mean_ramp, plane
 from ptychopinn_plugin.sweep_plan import NETWORK_LAST, held_out
 
@@ -408,6 +409,28 @@ class TestRefine:
             miss[slow_phase] = compare(image.object, scan.true_object, image.weight).phase_mae_rad
         assert miss[True] < 0.25 * miss[False]
 
+    def test_a_beam_that_fills_the_window_keeps_its_slow_phase(self, backend):
+        """Its patterns do not tell where they move: believed, they gave 0.25."""
+        scan = simulate_scan(Simulation(specimen='lines', patterns=150, object_size_px=224, seed=6))
+        wide = focused(scan.side_px, 0.3, 0.0, 1.2)[None].astype(np.complex64)
+        scan = seen_through(replace(scan, probe=wide), scan.true_object)
+        _, sweeps = self.refine(backend, scan, sweeps=10)
+        image = sweeps[-1].image
+        assert compare(image.object, scan.true_object, image.weight).phase_ssim > 0.95
+
+    def test_what_no_object_explains_is_not_sought_in_dim_light(self, backend, monkeypatch):
+        """A detector that saturates."""
+        scan = simulate_scan(Simulation(patterns=700, object_size_px=200, seed=78))
+        most = np.quantile(scan.counts, 0.99).astype(scan.counts.dtype)
+        scan = replace(scan, counts=np.minimum(scan.counts, most))
+        found = []
+        for unexplained in (sweep_plan.UNEXPLAINED, np.inf):
+            monkeypatch.setattr(sweep_plan, 'UNEXPLAINED', unexplained)
+            _, sweeps = self.refine(backend, scan, sweeps=10)
+            image = sweeps[-1].image
+            found.append(compare(image.object, scan.true_object, image.weight).phase_ssim)
+        assert found[0] > found[1] + 0.003
+
     @pytest.mark.parametrize('known', [True, False], ids=['at once', 'by the losses'])
     def test_a_smooth_beam_with_many_photons_stays_steady(self, backend, known, monkeypatch):
         """Steps that suit other beams tear the object apart: 0.67 after 20 sweeps."""
@@ -430,7 +453,7 @@ class TestRefine:
         self, backend, small_scan, monkeypatch
     ):
         compared = []
-        monkeypatch.setattr(sweeper, 'unsteady', lambda losses: compared.append(len(losses)))
+        monkeypatch.setattr(sweeper, 'unsteady', lambda losses, _: compared.append(len(losses)))
         scan = small_scan.take(np.arange(0, len(small_scan), 5))  # hardly overlapping
         start, probe = starts.flat_start(scan), normalised_probe(scan)
         silent = {k: np.zeros(s, np.float32) for k, s in weight_shapes(CANVAS).items()}

@@ -12,8 +12,10 @@ from ptychopinn_plugin.simulate import Simulation, simulate_scan
 from ptychopinn_plugin.simulate.probes import make_probe
 from ptychopinn_plugin.slow_phase import (
     LARGEST_MOVE_PX,
+    LEAST_FOLLOWED,
     SlowPhase,
     first_phase,
+    followed,
     integrate,
     mean_ramp,
     plane,
@@ -23,6 +25,26 @@ from ptychopinn_plugin.slow_phase import (
 from ..conftest import seen_through
 
 N = 64
+
+
+def test_a_beam_is_followed_as_far_as_it_is_narrow():
+    r = np.arange(N) - N / 2
+    found = [
+        followed(np.exp(-(r[:, None] ** 2 + r**2) / s**2)[None].astype(np.complex64))
+        for s in (1, 5, 10, 20, 100)
+    ]
+    assert found[0] == pytest.approx(1, abs=0.02)
+    assert found == sorted(found, reverse=True)
+    assert found[4] < LEAST_FOLLOWED
+    # Whatever its place and the modes it has.
+    beam = make_probe('zone-plate', N, 2)
+    assert followed(np.roll(beam, (2, -3), (1, 2))) == pytest.approx(followed(beam), abs=0.02)
+    line = np.zeros((1, N, N), np.complex64)
+    line[:, :, N // 2] = 1  # narrow along x alone
+    assert followed(line) < LEAST_FOLLOWED
+    one = np.zeros((1, N, N), np.complex64)
+    one[:, N // 2, N // 2] = 1
+    assert followed(one) == pytest.approx(0, abs=1e-3)  # patterns without detail say nothing
 
 
 def moduli(phase, probe=None, modes=1):

@@ -136,11 +136,21 @@ def test_batches_are_larger_on_a_gpu(side, patterns, size):
 
 
 def test_a_loss_that_rises_above_the_least_is_unsteady():
-    assert not unsteady([5.0])
-    assert not unsteady([5.0, 3.0, 2.0])
-    assert not unsteady([5.0, 2.0, 2.05])
-    assert unsteady([5.0, 2.0, 2.1])
-    assert unsteady([5.0, 2.0, 2.05, 2.1])
+    for noise in (0.1, 9.0):
+        assert not unsteady([5.0], noise)
+        assert not unsteady([5.0, 3.0, 2.0], noise)
+        assert not unsteady([5.0, 2.0], noise)
+        assert unsteady([5.0, 2.0, 2.1], noise)
+        assert unsteady([5.0, 2.0, 2.05, 2.1], noise)
+    assert not unsteady([5.0, 2.0, 2.05], 2.0)
+
+
+def test_a_loss_that_stands_still_far_above_the_noise_is_unsteady():
+    still = [5.0, 2.0, 1.96]
+    assert unsteady(still, 1.0)
+    assert not unsteady(still, 1.96)  # all that is left is noise
+    assert not unsteady([2.0, 1.96], 1.0)  # too early to say
+    assert not unsteady([5.0, 2.0, 1.9], 1.0)  # it goes on
 
 
 def test_softness_tells_edges():
