@@ -155,6 +155,10 @@ class Sweeper:
             self._move_patterns(moves)
         return error / self.counts
 
+    def close(self) -> None:
+        """Let go of the step and its memory, at once: the two know each other."""
+        del self.step
+
     def use_all(self) -> None:
         """Sweep over the held-out patterns too."""
         self.used = len(self.batches)
@@ -310,6 +314,20 @@ def refine(
     """
     held = held_out(len(scan), config.seed) if config.held_out_stop else None
     sweeper = Sweeper(scan, start, probe, config, make_step, held, threads=threads, on_gpu=on_gpu)
+    try:
+        yield from _sweeps(sweeper, start, config, make_run, held)
+    finally:
+        sweeper.close()
+
+
+def _sweeps(
+    sweeper: Sweeper,
+    start: ObjectImage,
+    config: ReconstructionConfig,
+    make_run: Callable[[], Run] | None,
+    held: Rows | None,
+) -> Iterator[Sweep]:
+    scan, probe = sweeper.scan, sweeper.probe.copy()
     light = light_of(scan, probe)
     positions, looks = sweeper.positions, Looks(make_run, scan, light, config.sweeps)
     watched = None if held is None else scan.take(held)

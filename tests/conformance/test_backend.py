@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import signal
+import weakref
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -520,6 +522,32 @@ class TestRefine:
             list(backend.refine(scan, start, probe, config, RUNTIME, Model(CANVAS, silent)))
             wanted = looks if dimmer == 1 or sweeps == 4 else [*looks, NETWORK_LAST]
             assert shares == wanted
+
+    @pytest.mark.parametrize('sweeps', [2, 50], ids=['to the end', 'stopped'])
+    def test_its_memory_is_free_at_the_end(self, backend, small_scan, monkeypatch, sweeps):
+        """Not only when Python happens to look for cycles: a script runs many."""
+        steps = []
+
+        class Watched(sweeper.Sweeper):
+            def __init__(self, *args, **more):
+                super().__init__(*args, **more)
+                steps.append(weakref.ref(self.step))
+
+        monkeypatch.setattr(sweeper, 'Sweeper', Watched)
+        gc.disable()
+        try:
+            start, probe = starts.flat_start(small_scan), normalised_probe(small_scan)
+            config = ReconstructionConfig(sweeps=sweeps)
+            run = backend.refine(small_scan, start, probe, config, RUNTIME)
+            assert len([next(run), next(run)]) == 2
+            assert steps[0]() is not None
+            if sweeps == 2:
+                assert next(run, None) is None
+            else:
+                run.close()
+            assert steps[0]() is None
+        finally:
+            gc.enable()
 
     def test_inputs_are_untouched(self, backend, small_scan):
         start = starts.flat_start(small_scan)
