@@ -1,8 +1,8 @@
 """Ours against what a user would pick instead, in one run on one machine.
 
-    make bench-peers                    # all cases, well over an hour
+    make bench-peers                    # all cases, about an hour
     make bench-peers PEERS=--quick      # small versions of three
-    python benchmarks/peers.py [--quick] [--threads 2] [--device cpu] [--seconds 40]
+    python benchmarks/peers.py [--quick] [--threads 2] [--device cpu] [--seconds 10]
         [--cases TEXT ...] [--contenders NAME ...] [--peer-python .venv-peers/bin/python]
         [--output build/peers]
 
@@ -110,8 +110,8 @@ CASES = (
     _grid(
         'lines 128, 75 %, 1e5, probe unknown', 128, 11.5, 16, 910, _one('lines', 1e5), defocus=0.42
     ),
-    Case('shared: photographs 64, random, 1e6', file='sim64_photographs.npz'),
-    Case('shared: lines 64, random, 1e6', file='sim64_lines.npz'),
+    Case('shared: photographs 64, random, 1e6', file='sim64_photographs.npz', longer=2.5),
+    Case('shared: lines 64, random, 1e6', file='sim64_lines.npz', longer=2.5),
     Case(
         'real: Siemens star 128, 80 %, probe unknown', file='siemens_star_velociprobe.npz',
         update_probe=True, longer=2,
@@ -369,7 +369,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument('--quick', action='store_true', help='small versions of three cases')
     parser.add_argument('--threads', type=int, default=2)
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
-    parser.add_argument('--seconds', type=float, help='of computing for each: 40, quick 6')
+    parser.add_argument('--seconds', type=float, help='of computing for each: 10, quick 6')
     parser.add_argument('--cases', nargs='+', default=[''], help='only names with one of these')
     parser.add_argument('--contenders', nargs='+', choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument('--peer-python', type=Path, default=Path('.venv-peers/bin/python'))
@@ -388,7 +388,7 @@ def main() -> None:
             seconds=float(seconds), update_probe=update == '1',
         )  # fmt: skip
         return
-    seconds = args.seconds or (6 if args.quick else 40)
+    seconds = args.seconds or (6 if args.quick else 10)
     runner = Runner(args.threads, args.device, args.peer_python)
     facts = {
         'threads': args.threads, 'device': args.device, 'seconds': seconds, 'quick': args.quick,
