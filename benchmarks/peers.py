@@ -38,6 +38,7 @@ from ptychopinn_plugin.simulate.probes import zone_plate
 
 SHARED = Path(__file__).resolve().parents[2] / 'shared' / 'data'
 OURS = next(iter(CONTENDERS))
+NAMES = max(len(c.label) for c in CONTENDERS.values()) + 1  # characters of the widest
 TARGETS = (0.9, 0.95)
 NEAR = 0.02  # below the best that any contender reached in the case: the third target
 MISSING = 'not installed: `make bench-peers` makes its environment, {}'
@@ -246,16 +247,16 @@ def table(case: str, entries: dict[str, Entry]) -> str:
     found = summary(entries)
     near = next((s['target_near_best'] for s in found.values()), 0.0)
     heads = [f'SSIM {t:g}' for t in TARGETS] + [f'SSIM {near:.3f}*']
-    line = ' ' * 28 + ''.join(f'{h:>12}{"ratio":>7}' for h in heads)
+    line = ' ' * (NAMES + 2) + ''.join(f'{h:>12}{"ratio":>7}' for h in heads)
     line += f'{"best SSIM":>11}{"at s":>8}{"MAE rad":>9}{"FRC50":>7}{"Fourier":>10}'
     line += f'{"sweeps":>8}{"in s":>8}'
     lines = [case, line]
     for name, entry in entries.items():
         label = CONTENDERS[name].label
         if name in found:
-            lines.append(f'  {label:<26}' + _numbers(found[name]))
+            lines.append(f'  {label:<{NAMES}}' + _numbers(found[name]))
         if entry['trouble']:
-            lines.append(f'  {label:<26}  {entry["trouble"]}')
+            lines.append(f'  {label:<{NAMES}}  {entry["trouble"]}')
     return '\n'.join(lines)
 
 
@@ -286,8 +287,8 @@ def overview(results: dict[str, dict[str, Entry]]) -> str:
         sooner = sum(r < 1 for r in ratios)
         alone = len(reached) - len(ratios)
         lines.append(
-            f'  {contender.label:<26}reached it in {len(reached):>2} of {len(found):>2}; time / '
-            f'ours: median {median:>6} over {len(ratios):>2}; sooner than ours in {sooner}; '
+            f'  {contender.label:<{NAMES}}reached it in {len(reached):>2} of {len(found):>2}; '
+            f'time / ours: median {median:>6} over {len(ratios):>2}; sooner than ours in {sooner}; '
             f'where ours never did: {alone}'
         )
     return '\n'.join(lines)
