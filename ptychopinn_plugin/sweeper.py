@@ -38,7 +38,7 @@ from .light import Light, light_of
 from .position_correction import Positions, shift_slopes
 from .probe_modes import orthogonal
 from .result import ObjectImage, Sweep
-from .scaling import amplitudes, noise_loss
+from .scaling import amplitudes
 from .scan import Complex, Float, Scan
 from .slow_phase import LEAST_FOLLOWED, SlowPhase, followed, mean_ramp, plane
 from .sweep_plan import (
@@ -333,7 +333,6 @@ def _sweeps(
     watched = None if held is None else scan.take(held)
     errors: list[float] = []
     losses: list[float] = []
-    noise = noise_loss(scan)
     last, number, total = start.object, 0, config.sweeps
     slow_phase = config.slow_phase and followed(probe) > LEAST_FOLLOWED
     if config.slow_phase and not slow_phase:
@@ -345,10 +344,12 @@ def _sweeps(
             sparse=light.sparse, slow_phase=slow_phase,
             correct_positions=config.correct_positions,
         )  # fmt: skip
+        if plan.damp and sweeper.regularisation < STEADY:
+            sweeper.regularise(STEADY)
         loss = sweeper.sweep(plan)
         losses.append(loss)
-        if sweeper.regularisation < STEADY and unsteady(losses, noise):
-            logger.info('Sweep %d explains no more than one before it: dim light is damped', number)
+        if sweeper.regularisation < STEADY and unsteady(losses):
+            logger.info('Sweep %d explains less than one before it: dim light is damped', number)
             sweeper.regularise(STEADY)
         found = sweeper.object.copy()
         if looks.due(plan):

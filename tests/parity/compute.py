@@ -327,7 +327,7 @@ def on_device(name, scan, start, probe):
     ):
         # As if the first sweep had been too long: a of the denominators changes on the way.
         rises = [key == 'device_steady', False, False]
-        sweeper.unsteady = lambda losses, noise, rises=rises: rises[len(losses) - 1]
+        sweeper.unsteady = lambda losses, rises=rises: rises[len(losses) - 1]
         settings = ReconstructionConfig(sweeps=3, **asked)
         for where, whole in (('graph', True), ('memory', False)):
             if name == 'torch':
