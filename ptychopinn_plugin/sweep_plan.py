@@ -11,11 +11,13 @@ zero all the way down loses what the rare photons say. The gradient of the Poiss
 half of the way, -1/2 of the field, and so do the settling sweeps.
 
 A small regularisation finds the picture soonest, for it steps as far in dim light as in bright;
-what it leaves there is noise, which the last sweeps, with a larger one, average away.
+what it leaves there is noise, which the last sweeps, with a larger one, average away, if losses
+that hardly fall say that what there is has been found.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,9 +32,9 @@ MOMENTUM_SHARE = 0.9  # of the sweeps; the last ones settle
 FULL_PACE, SMALLEST_PACE = 1.25, 0.1
 # Of how many sweeps one settles, and the last step times their number.
 SETTLING, SETTLING_SPARSE = (2, 2.0), (4, 4.0)
-# Dim light is damped when more than such a share of the settling is over, if so many sweeps settle:
-# fewer have not yet found what is there.
-DAMPING, DAMPING_SPARSE = (0.5, 3), (0.0, 2)
+# Dim light is damped when more than such a share of the settling is over and a loss is more than
+# such a share of the one before, if at least so many sweeps settle: fewer average little.
+DAMPING, DAMPING_SPARSE, LEAST_DAMPED = (0.5, 0.9), (0.0, 0.95), 3
 POISSON_FALL = 0.5
 REGULARISATION = (0.1, 0.5)  # of many and of few photons
 # Where a loss is so many times the least before it, steps in dim light were too long, as under
@@ -77,7 +79,8 @@ class SweepPlan:
     network   the share of its answer by which a network, where there is one, corrects the object
     move      whether the positions are corrected after it
     renew     whether the denominators of a probe that changes are made anew
-    damp      whether steps in dim light are damped from this sweep on, by the a of `STEADY`
+    damp      with a last loss above such a share of the one before, steps in dim light are damped
+              from this sweep on, by the a of `STEADY`; see `little_left`
     """
 
     pace: float
@@ -87,7 +90,7 @@ class SweepPlan:
     network: float
     move: bool = False
     renew: bool = True
-    damp: bool = False
+    damp: float = math.inf
 
 
 def plan_sweep(
@@ -102,7 +105,7 @@ def plan_sweep(
     overlap (`sparse`) or do.
     """
     of, sweeps = SETTLING_SPARSE if sparse else SETTLING
-    share, least = DAMPING_SPARSE if sparse else DAMPING
+    share, fallen = DAMPING_SPARSE if sparse else DAMPING
     settling = total // of
     gone = max(0, number - total + settling) / max(1, settling)
     last = min(1.0, max(SMALLEST_PACE, sweeps / total))
@@ -116,7 +119,7 @@ def plan_sweep(
         network=NETWORK_LAST if number == total else float(looked_at),
         move=correct_positions and FIRST_MOVE <= number < total,
         renew=number & (number - 1) == 0,
-        damp=settling >= least and gone > share,
+        damp=fallen if settling >= LEAST_DAMPED and gone > share else math.inf,
     )
 
 
@@ -142,6 +145,13 @@ def unsteady(losses: Sequence[float]) -> bool:
     worse than the least.
     """
     return losses[-1] > RISE * min(losses)
+
+
+def little_left(losses: Sequence[float], share: float) -> bool:
+    """Return whether the last of the losses of the sweeps so far, or since a network looked, is
+    more than this share of the one before, so that what there is has been found.
+    """
+    return len(losses) > 1 and losses[-1] > share * losses[-2]
 
 
 def due(number: int) -> bool:

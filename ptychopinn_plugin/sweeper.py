@@ -49,6 +49,7 @@ from .sweep_plan import (
     SweepPlan,
     batch_size,
     held_out,
+    little_left,
     plan_sweep,
     regularisation,
     settled,
@@ -344,7 +345,7 @@ def _sweeps(
             sparse=light.sparse, slow_phase=slow_phase,
             correct_positions=config.correct_positions,
         )  # fmt: skip
-        if plan.damp and sweeper.regularisation < STEADY:
+        if sweeper.regularisation < STEADY and little_left(losses, plan.damp):
             sweeper.regularise(STEADY)
         loss = sweeper.sweep(plan)
         losses.append(loss)

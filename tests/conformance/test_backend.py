@@ -427,14 +427,32 @@ class TestRefine:
         most = np.quantile(scan.counts, 0.99 if saturated else 1.0).astype(scan.counts.dtype)
         scan = replace(scan, counts=np.minimum(scan.counts, most))
         found = []
-        for few in (sweep_plan.DAMPING[1], 99):
-            monkeypatch.setattr(sweep_plan, 'DAMPING', (sweep_plan.DAMPING[0], few))
+        for least in (sweep_plan.LEAST_DAMPED, 99):
+            monkeypatch.setattr(sweep_plan, 'LEAST_DAMPED', least)
             _, sweeps = self.refine(backend, scan, sweeps=10)
             image = sweeps[-1].image
             found.append(compare(image.object, scan.true_object, image.weight))
         assert found[0].phase_mae_rad < 0.95 * found[1].phase_mae_rad
         if saturated:
             assert found[0].phase_ssim > found[1].phase_ssim + 0.003
+
+    @pytest.mark.parametrize('found', [True, False])
+    def test_dim_light_is_not_damped_before_losses_stand_still(
+        self, backend, small_scan, found, monkeypatch
+    ):
+        monkeypatch.setattr(sweeper, 'regularisation', lambda probe: 0.1)
+        damped = []
+        regularise = sweeper.Sweeper.regularise
+
+        def watched(self, share):
+            damped.append(share)
+            regularise(self, share)
+
+        monkeypatch.setattr(sweeper.Sweeper, 'regularise', watched)
+        for kind in ('DAMPING', 'DAMPING_SPARSE'):
+            monkeypatch.setattr(sweep_plan, kind, (0.5, 0.0 if found else 9.0))
+        self.refine(backend, small_scan, sweeps=12)
+        assert damped.count(sweep_plan.STEADY) == found
 
     @pytest.mark.parametrize('known', [True, False], ids=['at once', 'by the losses'])
     def test_a_smooth_beam_with_many_photons_stays_steady(self, backend, known, monkeypatch):
@@ -464,8 +482,8 @@ class TestRefine:
         silent = {k: np.zeros(s, np.float32) for k, s in weight_shapes(CANVAS).items()}
         config = ReconstructionConfig(sweeps=10)
         list(backend.refine(scan, start, probe, config, RUNTIME, Model(CANVAS, silent)))
-        # It looks after sweeps 1 and 4; in the last two dim light is damped anyway.
-        assert compared == [1, 1, 2, 3, 1, 2, 3, 4]
+        # It looks after sweeps 1 and 4.
+        assert compared == [1, 1, 2, 3, 1, 2, 3, 4, 5, 6]
 
     def test_stops_when_held_out_patterns_gain_nothing(self, backend, small_scan):
         _, sweeps = self.refine(backend, small_scan, sweeps=100, held_out_stop=True)

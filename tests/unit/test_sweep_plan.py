@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from ptychopinn_plugin.sweep_plan import (
     batch_size,
     due,
     held_out,
+    little_left,
     plan_sweep,
     regularisation,
     settled,
@@ -69,16 +71,26 @@ def test_the_corrections_come_less_and_less_often():
     assert not any(p.correct for p in plans(8, slow_phase=False))
 
 
-def test_dim_light_is_damped_when_what_is_there_is_found():
+def test_dim_light_may_be_damped_in_the_last_sweeps():
     def damped(total, **kind):
-        return [k for k, p in enumerate(plans(total, **kind), 1) if p.damp]
+        return [k for k, p in enumerate(plans(total, **kind), 1) if p.damp < math.inf]
 
     assert damped(20) == [16, 17, 18, 19, 20]
     assert damped(6) == [5, 6]
     assert damped(5) == []
     assert damped(20, sparse=True) == [16, 17, 18, 19, 20]
-    assert damped(8, sparse=True) == [7, 8]
-    assert damped(7, sparse=True) == []
+    assert damped(12, sparse=True) == [10, 11, 12]
+    assert damped(11, sparse=True) == []
+    assert plan_sweep(20, 20).damp == 0.9
+    assert plan_sweep(20, 20, sparse=True).damp == 0.95
+
+
+def test_little_is_left_where_losses_hardly_fall():
+    assert not little_left([], 0.9)
+    assert not little_left([1.0], 0.9)
+    assert not little_left([1.0, 0.8], 0.9)
+    assert not little_left([1.0, 1.5], math.inf)
+    assert little_left([1.0, 0.5, 0.49], 0.9)
 
 
 def test_held_out_patterns_are_a_few_fixed_ones():
