@@ -19,16 +19,17 @@ from ptychopinn_plugin.simulate.probes import focused, gaussian
 from ptychopinn_plugin.simulate.scan import expose
 
 STREAM = 99  # so that no seed of `simulate` draws the same
+SIDES_PX, SHARES = (64, 96, 128, 192, 256), (0.7, 0.06, 0.1, 0.06, 0.08)
 Picture = NDArray[np.float64]
 
 
 def random_scan(seed: int) -> Scan:
-    """Return a scan with its true object: N 64 to 128, 8e3 to 1e7 photons per frame, one to three
+    """Return a scan with its true object: N 64 to 256, 8e3 to 1e7 photons per frame, one to three
     modes, steps of 0.12 to 0.95 of the beam; a fifth with dead pixels, an eighth with a wrong
     probe.
     """
     rng = np.random.default_rng([STREAM, seed])
-    side = int(rng.choice([64, 96, 128], p=[0.8, 0.1, 0.1]))
+    side = int(rng.choice(SIDES_PX, p=SHARES))
     probe = random_probe(rng, side)
     step = diameter(probe) * np.exp(rng.uniform(np.log(0.12), np.log(0.95)))
     span = int(rng.choice([128, 160, 192]))
@@ -75,22 +76,27 @@ def random_object(rng: Generator, shape: tuple[int, int]) -> Complex:
 
 def random_picture(rng: Generator, shape: tuple[int, int]) -> Picture:
     """Return a picture in 0..1."""
-    kinds = ['leaves', 'lines', 'field', 'texture', 'scene', 'sparse', 'binary']
-    kind = rng.choice(kinds, p=[0.2, 0.2, 0.08, 0.12, 0.25, 0.1, 0.05])
+    kinds = ['leaves', 'lines', 'field', 'texture', 'scene', 'sparse', 'binary', 'specks']
+    kind = rng.choice(kinds, p=[0.18, 0.18, 0.08, 0.12, 0.23, 0.08, 0.05, 0.08])
     if kind in specimens.SPECIMENS:
         return _specimen(str(kind), rng, shape)
     if kind == 'texture':
         return _texture(rng, shape)
-    if kind == 'scene':  # leaves with shade and textures, a little out of focus
+    if kind == 'scene':  # leaves with shade and textures, a little out of focus, with grain
         base, chosen = _specimen('leaves', rng, shape), _specimen('leaves', rng, shape)
         shade = _stretched(gaussian_filter(rng.standard_normal(shape), rng.uniform(8, 40)))
         base = base + rng.uniform(0, 0.6) * (_texture(rng, shape) - 0.5) * (
             chosen > rng.uniform(0.2, 0.8)
         )
         base = base + rng.uniform(0, 0.8) * (shade - 0.5)
-        return _stretched(
-            gaussian_filter(base, rng.uniform(0.4, 1.5)) if rng.random() < 0.6 else base
-        )
+        if rng.random() < 0.6:
+            base = gaussian_filter(base, rng.uniform(0.4, 1.5))
+        if rng.random() < 0.5:
+            grain = gaussian_filter(rng.standard_normal(shape), rng.uniform(0, 0.8))
+            base = base + rng.uniform(0, 0.15) * grain / grain.std()
+        return _stretched(base)
+    if kind == 'specks':
+        return _specks(rng, shape)
     base = _specimen('lines' if rng.random() < 0.5 else 'leaves', rng, shape)
     if kind == 'binary':
         return (base > rng.uniform(0.3, 0.7)).astype(np.float64)
@@ -129,10 +135,19 @@ def _specimen(name: str, rng: Generator, shape: tuple[int, int]) -> Picture:
     return np.abs(specimens.SPECIMENS[name](shape, rng, (0.0, 1.0), (0.0, 0.0))).astype(np.float64)
 
 
+def _specks(rng: Generator, shape: tuple[int, int]) -> Picture:
+    """Return specks of many sizes and heights on a ground with grain."""
+    base, density = rng.uniform(0, 0.08) * _texture(rng, shape), 10 ** rng.uniform(-2.7, -1.5)
+    for size in rng.uniform(0.5, 6, size=4):
+        specks = (rng.random(shape) < density / size**2) * rng.exponential(size=shape)
+        base = base + gaussian_filter(specks, size) * size**2 * rng.uniform(1, 6)
+    return _stretched(base)
+
+
 def _texture(rng: Generator, shape: tuple[int, int]) -> Picture:
     frequency = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1]))
     frequency[0, 0] = 1
-    spectrum = np.fft.rfft2(rng.standard_normal(shape)) * frequency ** (-rng.uniform(1, 4) / 2)
+    spectrum = np.fft.rfft2(rng.standard_normal(shape)) * frequency ** (-rng.uniform(0, 4) / 2)
     return _stretched(np.fft.irfft2(spectrum, shape))
 
 

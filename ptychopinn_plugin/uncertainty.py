@@ -7,6 +7,10 @@ settled, and what they smooth away. But a result is smoother than its object, so
 smoothed away the second time. So it is repeated once more; by as much as the second difference is
 smaller than the first, the first is taken to be smaller than the error.
 
+Errors are no normal noise: few of them are large, at edges and specks, and the root mean square is
+more than most. So sigma is such a multiple of it that as many pixels of the first difference lie
+below as of a normal one.
+
 Where the measured patterns are explained worse than the simulated ones, sigma grows with the root
 of that: noise that is no photon noise, a wrong probe, wrong positions. No factor is fitted.
 
@@ -34,6 +38,8 @@ from .slow_phase import mean_ramp, plane
 
 SMOOTHING_PX = 3.0  # of the squares: a dozen independent pixels, 12 % of sigma
 LARGEST_GROWTH = 2.0  # of the error from one repeat to the one before
+COVERED = 0.683  # of a normal distribution, by one sigma
+LIT = 0.1  # of the brightest spot: there it is counted
 DARK = 1e-3  # of the brightest spot: below it nothing is known
 UNKNOWN_RAD = float(np.pi / np.sqrt(3))  # sigma of a phase that may be anything
 BLOCK = 64
@@ -61,11 +67,13 @@ def sigma_of(
     that. `misfit` is by how much the measured patterns are explained worse than the repeated ones.
     """
     weight = whole.weight
-    first, second = (
-        local_difference(a.object, b.object, weight) for a, b in ((once, whole), (twice, once))
-    )
+    difference = phase_difference(once.object, whole.object, weight)
+    first = local_rms(difference, weight)
+    second = local_rms(phase_difference(twice.object, once.object, weight), weight)
     growth = np.clip(first / np.maximum(second, 1e-12), 1, LARGEST_GROWTH)
-    sigma = np.sqrt(max(misfit, 1.0)) * growth * first
+    shares = np.abs(difference) / np.maximum(first, 1e-12)
+    share = np.quantile(shares[weight > LIT * weight.max()], COVERED)
+    sigma = np.sqrt(max(misfit, 1.0)) * growth * share * first
     known = weight > DARK * weight.max()
     found: Float = np.where(known, np.minimum(sigma, UNKNOWN_RAD), UNKNOWN_RAD)
     return found.astype(np.float32)
@@ -87,13 +95,12 @@ def halves(positions_px: Double) -> tuple[Rows, Rows]:
     return np.sort(order[0::2]), np.sort(order[1::2])
 
 
-def local_difference(first: Complex, second: Complex, weight: Float) -> Float:
-    """Return the local root mean square of the phase difference of two objects [rad], (H, W)."""
-    square = phase_difference(first, second, weight) ** 2
+def local_rms(difference: Float, weight: Float) -> Float:
+    """Return the local root mean square of a difference, (H, W)."""
     light = gaussian_filter(weight, SMOOTHING_PX)
-    mean = gaussian_filter(square * weight, SMOOTHING_PX) / np.maximum(light, 1e-12)
-    difference: Float = np.sqrt(np.maximum(mean, 0))
-    return difference
+    mean = gaussian_filter(difference**2 * weight, SMOOTHING_PX) / np.maximum(light, 1e-12)
+    found: Float = np.sqrt(np.maximum(mean, 0))
+    return found
 
 
 def phase_difference(first: Complex, second: Complex, weight: Float) -> Float:

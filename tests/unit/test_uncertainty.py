@@ -22,7 +22,7 @@ from ptychopinn_plugin.uncertainty import (
     UNKNOWN_RAD,
     half_scan_frc50,
     halves,
-    local_difference,
+    local_rms,
     phase_difference,
     repeated,
     sigma_of,
@@ -55,9 +55,14 @@ def test_halves_share_nothing_and_cover_everything():
     assert abs(len(a) - len(b)) <= 1
 
 
+def rms_between(a, b):
+    ones = np.ones(SHAPE, np.float32)
+    return local_rms(phase_difference(a, b, ones), ones)
+
+
 def test_the_local_difference_is_local(noisy):
     (a, b), sigma = noisy
-    found = local_difference(a, b, np.ones(SHAPE, np.float32))
+    found = rms_between(a, b)
     expected = sigma * np.sqrt(2)
     np.testing.assert_allclose(found[:, :30].mean(), expected[0], rtol=0.1)
     np.testing.assert_allclose(found[:, 50:].mean(), expected[-1], rtol=0.1)
@@ -76,13 +81,27 @@ class TestSigma:
     def test_it_is_the_difference_to_the_repeat(self, noisy):
         (a, b), _ = noisy
         found = sigma_of(image(a), image(b), image(a))
-        np.testing.assert_allclose(found, local_difference(a, b, self.ONES), rtol=1e-4)
+        # Of normal noise two thirds lie below its root mean square, here of some pixels around.
+        ratio = found / rms_between(a, b)
+        np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-4)
+        np.testing.assert_allclose(ratio[0, 0], 1, atol=0.1)
         assert found.dtype == np.float32
+
+    def test_it_covers_two_thirds_of_what_is_no_normal_noise(self):
+        rng = np.random.default_rng(6)
+        a = np.exp(1j * rng.uniform(-1, 1, SHAPE))
+        large = np.where(rng.random(SHAPE) < 0.03, 10, 1)
+        b = a * np.exp(0.02j * large * rng.standard_normal(SHAPE))
+        found = sigma_of(image(a), image(b), image(a))
+        difference = np.abs(phase_difference(b, a, self.ONES))
+        assert (difference < found).mean() == pytest.approx(0.683, abs=0.002)
+        assert (difference < rms_between(a, b)).mean() > 0.75  # what a r.m.s. alone would cover
 
     def test_what_is_smoothed_away_less_each_time_is_made_up_for(self):
         phase = np.random.default_rng(4).standard_normal(SHAPE)
         whole, once, twice = (image(np.exp(1j * c * phase)) for c in (0.30, 0.15, 0.05))
-        first = local_difference(whole.object, once.object, self.ONES)
+        same = image(np.exp(0j * phase))
+        first = sigma_of(whole, once, same)
         np.testing.assert_allclose(sigma_of(whole, once, twice), 1.5 * first, rtol=0.01)
         less = image(np.exp(0.149j * phase))
         np.testing.assert_allclose(sigma_of(whole, once, less), 2 * first, rtol=0.01)
