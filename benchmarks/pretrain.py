@@ -347,8 +347,8 @@ class Trainer:
             self.loss += loss.detach()
 
 
-def train(args: argparse.Namespace, files: list[Path], until: float) -> CanvasModule:
-    """Train, or go on; return the module with the averaged weights."""
+def train(args: argparse.Namespace, files: list[Path], until: float) -> tuple[CanvasModule, int]:
+    """Train, or go on; return the module with the averaged weights, and the steps taken."""
     device = torch.device(args.device)
     begun = time.monotonic()
     with ThreadPoolExecutor(args.jobs) as pool:
@@ -391,7 +391,7 @@ def train(args: argparse.Namespace, files: list[Path], until: float) -> CanvasMo
                 f'{np.exp(mean):.3f}, held out {judged(trainer.averaged(), held)}',
                 flush=True,
             )
-    return trainer.averaged()
+    return trainer.averaged(), total
 
 
 def judged(module: CanvasModule, held: Pool) -> str:
@@ -441,12 +441,13 @@ def main() -> None:
     torch.set_flush_denormal(True)
     torch.manual_seed(0)
     files = sorted(args.folder.glob('[0-9]*.npz'))
-    weights = export_weights(train(args, files, begun + args.seconds).network)
+    module, steps = train(args, files, begun + args.seconds)
+    weights = export_weights(module.network)
     if args.kept:
         initial = load_model(args.initial).weights
         weights = {k: args.kept * initial[k] + (1 - args.kept) * v for k, v in weights.items()}
     config = ModelConfig(architecture='unrolled', mode='supervised')
-    summary = {'trained_by': 'benchmarks/pretrain.py', 'scans': len(files), 'steps': args.steps}
+    summary = {'trained_by': 'benchmarks/pretrain.py', 'scans': len(files), 'steps': steps}
     save_model(Model(config, weights, writer='torch', summary=summary),
                args.output)  # fmt: skip
     print(f'Written: {args.output}')
