@@ -81,7 +81,7 @@ def _reconstruct(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         '--uncertainty', action='store_true',
         help='how far to trust the phase, by two simulated repeats and two halves of the scan '
-        '(takes four times as long again)',
+        '(takes five to six times as long again)',
     )  # fmt: skip
     add_settings(p, ReconstructionConfig)
     add_settings(p, RuntimeConfig)
