@@ -23,7 +23,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -237,18 +237,6 @@ def batch_after_batch(step: BatchStep, order: Rows, plan: SweepPlan) -> tuple[fl
         np.concatenate(ramps) if plan.correct else None,
         np.concatenate(moves) if plan.move else None,
     )
-
-
-T = TypeVar('T')
-
-
-def kept(store: dict[int, T] | None, number: int, make: Callable[[], T]) -> T:
-    """Return what `make` makes for a batch; it is made once where there is a store."""
-    if store is None:
-        return make()
-    if number not in store:
-        store[number] = make()
-    return store[number]
 
 
 def _batches(scan: Scan, size: int, held: Rows | None = None) -> list[Batch]:

@@ -28,7 +28,7 @@ def predict(
         return far_field.predict(TRANSFORMS, scan, image, probe)
     place = windows(scan, image.frame)
     object_, modes = tf.constant(image.object), tf.constant(probe)
-    position = tf.TensorSpec([None, 2], tf.int32), tf.TensorSpec([None, 2], tf.float32)
+    position = tf.TensorSpec([None, 2], tf.int64), tf.TensorSpec([None, 2], tf.float32)
 
     @tf.function(input_signature=position)
     def diffract(corner_px: tf.Tensor, shift_px: tf.Tensor) -> tf.Tensor:
@@ -36,8 +36,7 @@ def predict(
         return physics.diffract(patches, physics.shift_probe(modes, shift_px))
 
     def patterns(rows: slice) -> Float:
-        corner_px = place.corner_px[rows].astype(np.int32)
-        made: Float = diffract(corner_px, place.shift_px[rows]).numpy()
+        made: Float = diffract(place.corner_px[rows], place.shift_px[rows]).numpy()
         return made
 
     good = ~scan.bad_pixels

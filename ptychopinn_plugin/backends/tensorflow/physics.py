@@ -36,11 +36,17 @@ def shift_probe(probe: tf.Tensor, shift_px: tf.Tensor) -> tf.Tensor:
 
 def pixels(corner_px: tf.Tensor, side: int, width: int | tf.Tensor) -> tf.Tensor:
     """Return the flat canvas index of every pixel of the windows at corner_px (B, 2), (B * N *
-    N,).
+    N,), as int64: with int32 TensorFlow calculates on the CPU, also for a GPU.
     """
-    span = tf.range(side, dtype=corner_px.dtype)
-    rows = (corner_px[:, 0, None] + span)[:, :, None] * tf.cast(width, corner_px.dtype)
-    return tf.reshape(rows + (corner_px[:, 1, None] + span)[:, None, :], [-1])
+    wide, corner_px = tf.cast(width, tf.int64), tf.cast(corner_px, tf.int64)
+    first = corner_px[:, 0] * wide + corner_px[:, 1]
+    return tf.reshape(first[:, None, None] + window(side, wide), [-1])
+
+
+def window(side: int, width: int | tf.Tensor) -> tf.Tensor:
+    """Return the flat canvas index of every pixel of a window (N, N), from that of its first."""
+    span = tf.range(side, dtype=tf.int64)
+    return span[:, None] * tf.cast(width, tf.int64) + span
 
 
 def extract(object_: tf.Tensor, corner_px: tf.Tensor, side: int) -> tf.Tensor:
@@ -84,6 +90,13 @@ def intensity(field: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(power, -3)
 
 
+def modulus(field: tf.Tensor) -> tf.Tensor:
+    """Return the root of `intensity`, (B, P, N, N) -> (B, 1, N, N)."""
+    if field.shape[1] == 1:
+        return tf.abs(field)
+    return tf.sqrt(intensity(field))[:, None]
+
+
 def diffract(object_patches: tf.Tensor, probes: tf.Tensor) -> tf.Tensor:
     """Return the predicted intensities (B, N, N), in counts when the probe is normalised to
     counts.
@@ -91,24 +104,23 @@ def diffract(object_patches: tf.Tensor, probes: tf.Tensor) -> tf.Tensor:
     return intensity(far_field(illuminate(object_patches, probes)))
 
 
-def ramp_sums(modulus: tf.Tensor, miss: tf.Tensor, good: tf.Tensor | None = None) -> tf.Tensor:
-    """Return (B, 5) the sums of `slow_phase.ramp_sums` over modulus and miss (B, N, N)."""
-    dy, dx = modulus[:, 2:] - modulus[:, :-2], modulus[:, :, 2:] - modulus[:, :, :-2]
-    if good is not None:
-        dy, dx = dy * good[1:-1], dx * good[:, 1:-1]
-    pairs = (
-        (dy, miss[:, 1:-1]), (dx, miss[:, :, 1:-1]),
-        (dy, dy), (dx, dx), (dy[:, :, 1:-1], dx[:, 1:-1]),
-    )  # fmt: skip
-    return tf.stack([tf.reduce_sum(a * b, (1, 2)) for a, b in pairs], 1)
-
-
 def centred_ramp_sums(
     modulus: tf.Tensor, miss: tf.Tensor, good: tf.Tensor | None = None
 ) -> tf.Tensor:
-    """Return the same of arrays that have the zero frequency first."""
-    middle, missed = (tf.signal.fftshift(v, axes=(-2, -1)) for v in (modulus, miss))
-    return ramp_sums(middle, missed, None if good is None else tf.signal.fftshift(good))
+    """Return (B, 5) the sums of `slow_phase.ramp_sums` over modulus and miss (B, N, N), which have
+    the zero frequency first, as good (N, N) has.
+    """
+    side = modulus.shape[-1]
+    edge = np.ones(side, np.float32)
+    edge[(side - 1) // 2 : (side - 1) // 2 + 2] = 0  # the first and the last frequency
+    dy, dx = (tf.roll(modulus, -1, d) - tf.roll(modulus, 1, d) for d in (1, 2))
+    dy, dx = dy * edge[:, None], dx * edge
+    if good is not None:
+        dy, dx = dy * good, dx * good
+    three = tf.stack([miss, dy, dx], 1)
+    # Not as a product of matrices, whose factors would have ten bits on a GPU.
+    sums = tf.reduce_sum(three[:, 1:, None] * three[:, None], (-2, -1))
+    return tf.gather(tf.reshape(sums, [-1, 6]), [0, 3, 1, 5, 2], axis=1)
 
 
 def shift_sums(

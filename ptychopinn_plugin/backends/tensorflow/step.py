@@ -88,7 +88,7 @@ class PatchModule(NetworkModule):
         spec = [
             tf.TensorSpec([None, channels, side, side], tf.float32, 'inputs'),
             tf.TensorSpec([None, side, side], tf.float32, 'counts'),
-            tf.TensorSpec([None, 2], tf.int32, 'corner_px'),
+            tf.TensorSpec([None, 2], tf.int64, 'corner_px'),
             tf.TensorSpec([None, 2], tf.float32, 'shift_px'),
             tf.TensorSpec([None, side, side], tf.complex64, 'probe'),
             tf.TensorSpec([side, side], tf.float32, 'good'),
@@ -101,7 +101,7 @@ class PatchModule(NetworkModule):
         made = batch.source
         truth = np.zeros((1, 1), np.complex64) if made.truth is None else made.truth
         return [
-            batch.inputs, batch.counts, batch.corner_px.astype(np.int32), batch.shift_px,
+            batch.inputs, batch.counts, batch.corner_px, batch.shift_px,
             made.probe, made.good, truth,
         ]  # fmt: skip
 
