@@ -36,6 +36,7 @@ from ptychopinn_plugin.config import (
     RuntimeConfig,
     TrainingConfig,
 )
+from ptychopinn_plugin.light import light_of
 from ptychopinn_plugin.metrics import compare
 from ptychopinn_plugin.probe_modes import adjusted
 from ptychopinn_plugin.scaling import normalised_probe
@@ -215,7 +216,8 @@ class Bench:
             scan = scan_of(name)
             row = self.swept(scan, modes, self.gpu)
             beside = self.swept(scan, modes, self.cpu)
-            fields, size = max(1, modes), batch_size(scan, SWEEPS, on_gpu=True)
+            light, fields = light_of(scan, normalised_probe(scan)), max(1, modes)
+            size = batch_size(scan, SWEEPS, light, on_gpu=True)
             limit, batch = (
                 self.transformed_per_s(scan.side_px, n * fields) / fields for n in (len(scan), size)
             )

@@ -202,7 +202,8 @@ class HostStep:
             for number, batch in enumerate(s.batches)
         ]  # fmt: skip
         if s.update_probe:
-            self.beam = Beam(aligned(s.probe.shape), shifted.filters, shifted.few(LOW))
+            few = shifted.few(LOW)
+            self.beam = Beam(aligned(s.probe.shape), shifted.filters, few, s.follow)
         return corrector.series(
             s.object, shifted.waves, given, regularisation=s.regularisation, beam=self.beam
         )
@@ -321,7 +322,8 @@ class HostStep:
     def _step_probe(self, shares: Complex, density: Float) -> None:
         """Move the probe modes along the correction, shifted back to the probe's own place."""
         step = self.far.shifted.collected(shares, self.corrector)
-        self.sweeper.probe += step / max(float(density.max()), 1e-12)
+        step *= np.float32(self.sweeper.follow / max(float(density.max()), 1e-12))
+        self.sweeper.probe += step
         self.far.shifted.replace(self.sweeper.probe, self.corrector)
 
     def hand_over(self) -> None:

@@ -38,7 +38,12 @@ class Light:
     @cached_property
     def sparse(self) -> bool:
         """Whether the patterns overlap so little that sweeps crawl."""
-        return bool(np.median(self.views[self.relative > BRIGHT]) < FEW_VIEWS)
+        return self.middle_views < FEW_VIEWS
+
+    @cached_property
+    def middle_views(self) -> float:
+        """By how many patterns a pixel is seen where there is light: the median."""
+        return float(np.median(self.views[self.relative > BRIGHT]))
 
 
 def light_of(scan: Scan, probe: Complex) -> Light:

@@ -106,9 +106,9 @@ def reconstruct(
     patterns.
 
     `on_sweep` sees the start (number 0) and every sweep. `uncertainty` also reconstructs two
-    simulated repeats and two halves of the scan in the same way, which takes four times as long
-    again: `image.uncertainty` and `half_scan_frc50`. Raises as `train` does, and `ModelFileError`
-    when the model does not fit.
+    simulated repeats and two halves of the scan in the same way, which takes five to six times as
+    long again: `image.uncertainty` and `half_scan_frc50`. Raises as `train` does, and
+    `ModelFileError` when the model does not fit.
     """
     if uncertainty:  # before the slow work
         require(

@@ -25,8 +25,14 @@ import numpy as np
 from scipy import fft
 
 from .grouping import Rows
+from .light import Light
 from .scan import Complex, Double, Scan
 
+# Object and probe answer the same misses: where a batch covers the object their steps add up, and
+# sweeps diverge where they are more than two whole ones. By how many patterns of a batch a place
+# may be seen before an unknown probe takes less than its step; and at all, as even with a known one
+# sweeps of few photons diverge then.
+APART, MOST_SEEN = 0.75, 3.0
 MOMENTUM = 0.5
 MOMENTUM_SHARE = 0.9  # of the sweeps; the last ones settle
 FULL_PACE, SMALLEST_PACE = 1.25, 0.1
@@ -177,6 +183,13 @@ def regularisation(probe: Complex) -> float:
     return max(float(np.clip(low * BRIGHT_PHOTONS / photons, low, high)), STEADY * soft)
 
 
+def following(light: Light, share: float) -> float:
+    """Return which share of its step an unknown probe takes, for batches of such a share of all
+    patterns.
+    """
+    return min(1.0, APART / (share * light.middle_views))
+
+
 def softness(power: Double) -> float:
     """Return how many pixels of a beam (N, N) hold 90 % of its power over how many hold half of it:
     1.8 of a disc, 3.3 of a Gaussian.
@@ -186,9 +199,10 @@ def softness(power: Double) -> float:
     return float(most / half)
 
 
-def batch_size(scan: Scan, sweeps: int, *, on_gpu: bool = False) -> int:
+def batch_size(scan: Scan, sweeps: int, light: Light, *, on_gpu: bool = False) -> int:
     """Return a batch size that keeps its patterns apart, for so many sweeps."""
     largest = BATCH_OF_FEW if sweeps <= FEW_SWEEPS else LARGEST_BATCH
     if on_gpu:
         largest = max(LARGEST_BATCH, min(LARGEST_ON_GPU, MOST_PIXELS_ON_GPU // scan.side_px**2))
-    return max(4, min(largest, len(scan) // LEAST_BATCHES))
+    most = int(MOST_SEEN * len(scan) / light.middle_views)
+    return max(4, min(largest, len(scan) // LEAST_BATCHES, most))

@@ -48,6 +48,7 @@ from .sweep_plan import (
     STEADY,
     SweepPlan,
     batch_size,
+    following,
     held_out,
     little_left,
     plan_sweep,
@@ -110,6 +111,7 @@ class Sweeper:
         probe: Complex,
         config: ReconstructionConfig,
         make_step: Callable[[Sweeper], Step],
+        light: Light,
         held: Rows | None = None,
         *,
         threads: int = 1,
@@ -125,11 +127,12 @@ class Sweeper:
         self.rng = np.random.default_rng(config.seed)
         self.regularisation = regularisation(probe)
         self.many = config.sweeps >= KEEPING_SWEEPS
-        self.size = config.sweep_batch_size or batch_size(scan, config.sweeps, on_gpu=on_gpu)
+        self.size = config.sweep_batch_size or batch_size(scan, config.sweeps, light, on_gpu=on_gpu)
         self.batches = _batches(scan, self.size, held)
         self.used = len(self.batches)
         if held is not None:
             self.batches += _batches(scan, self.size, np.setdiff1d(np.arange(len(scan)), held))
+        self.follow = following(light, self.size / len(scan))
         self.positions = Positions(scan) if config.correct_positions else None
         self.slopes = probe[None]
         self.slow = self._slow_phase()
@@ -302,22 +305,25 @@ def refine(
     plan says so. `config.held_out_stop` may end the sweeps before `config.sweeps`.
     """
     held = held_out(len(scan), config.seed) if config.held_out_stop else None
-    sweeper = Sweeper(scan, start, probe, config, make_step, held, threads=threads, on_gpu=on_gpu)
+    light = light_of(scan, probe)
+    sweeper = Sweeper(
+        scan, start, probe, config, make_step, light, held, threads=threads, on_gpu=on_gpu
+    )
     try:
-        yield from _sweeps(sweeper, start, config, make_run, held)
+        yield from _sweeps(sweeper, light, start, config, make_run, held)
     finally:
         sweeper.close()
 
 
 def _sweeps(
     sweeper: Sweeper,
+    light: Light,
     start: ObjectImage,
     config: ReconstructionConfig,
     make_run: Callable[[], Run] | None,
     held: Rows | None,
 ) -> Iterator[Sweep]:
     scan, probe = sweeper.scan, sweeper.probe.copy()
-    light = light_of(scan, probe)
     positions, looks = sweeper.positions, Looks(make_run, scan, light, config.sweeps)
     watched = None if held is None else scan.take(held)
     errors: list[float] = []

@@ -922,6 +922,7 @@ typedef struct {
     const int64_t *order;         /* (count) numbers of corrections */
     int64_t count, ramps, shares; /* the latter: whether they are asked for */
     float fall, pace;             /* instead of the corrections' own */
+    float follow;                 /* how much of its step the probe takes */
     const Filtering *back, *forth; /* what is said of the probe to its step, the probe to its waves;
                                       NULL where the probe stays */
 } Series;
@@ -934,12 +935,13 @@ static void move_probe(const Series *s, const float *density, Team *team, int64_
     team_meet(team);
     for (int64_t j = 0; j < pixels; j++)
         largest = largest > density[j] ? largest : density[j];
+    const float share = s->follow / largest;
     gather_probe((void *)s->back, team, thread, threads);
     for (int64_t p = thread; p < s->back->modes; p += threads) {
         const float *step = s->back->probe + 2 * p * pixels;
         float *probe = s->forth->probe + 2 * p * pixels;
         for (int64_t j = 0; j < 2 * pixels; j++)
-            probe[j] += step[j] / largest;
+            probe[j] += step[j] * share;
     }
     team_meet(team);
     filter_probe((void *)s->forth, team, thread, threads);

@@ -44,7 +44,7 @@ class _Series(ctypes.Structure):
     _fields_ = (
         ('corrections', POINTER), ('order', POINTER),
         ('count', INTEGER), ('ramps', INTEGER), ('shares', INTEGER),
-        ('fall', FLOAT), ('pace', FLOAT), ('back', POINTER), ('forth', POINTER),
+        ('fall', FLOAT), ('pace', FLOAT), ('follow', FLOAT), ('back', POINTER), ('forth', POINTER),
     )  # fmt: skip
 
 
@@ -80,13 +80,14 @@ class Filters(NamedTuple):
 
 
 class Beam(NamedTuple):
-    """A probe (P, N, N) that every batch moves on, where it lies; what makes its waves; and from
-    how many of them its step is gathered.
+    """A probe (P, N, N) that every batch moves on, where it lies; what makes its waves; from how
+    many of them its step is gathered; and which share of it is taken.
     """
 
     probe: Complex
     filters: Filters
     few: int
+    follow: float
 
 
 class Witness(NamedTuple):
@@ -351,6 +352,7 @@ class Series:
         # As long as C knows where they lie.
         self._kept = waves, batches, beam, corrector.light, corrector.shares
         self._back = self._forth = None
+        self._follow = beam.follow if beam else 0.0
         if beam:
             said, self._step = corrector.shares[0], aligned(beam.probe.shape)
             self._back = corrector.filtering(said, self._step, beam.filters)
@@ -374,7 +376,7 @@ class Series:
         series = _Series(ctypes.addressof(self._corrections), ramps=ramps, shares=shares)
         if self._back and self._forth:
             series.back, series.forth = (ctypes.addressof(f) for f in (self._back, self._forth))
-        series.fall, series.pace = limits
+        (series.fall, series.pace), series.follow = limits, self._follow
         for start in range(0, len(order), AT_ONCE):
             part = order[start : start + AT_ONCE]
             series.order, series.count = at(part, np.int64), len(part)

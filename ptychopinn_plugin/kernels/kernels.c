@@ -16,7 +16,7 @@
 #define KERNEL EXPORT CLONES
 #define LARGEST_SIDE 4096
 
-EXPORT int64_t version(void) { return 5; }
+EXPORT int64_t version(void) { return 6; }
 EXPORT int64_t largest_side(void) { return LARGEST_SIDE; }
 
 static int inside(const int64_t *corners, int64_t batch, int64_t side, int64_t height,

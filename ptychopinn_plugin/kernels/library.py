@@ -8,7 +8,7 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
-VERSION = 5  # of the functions and their arguments, as in kernels.c
+VERSION = 6  # of the functions and their arguments, as in kernels.c
 NAME = '_kernels.so'
 
 

@@ -7,6 +7,7 @@ import signal
 import weakref
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -629,6 +630,23 @@ class TestRefine:
         assert updated[-1].loss < 0.5 * fixed[-1].loss
         power = (np.abs(updated[-1].probe) ** 2).sum() / (np.abs(normalised_probe(scan)) ** 2).sum()
         assert power == pytest.approx(1, rel=1e-3)
+
+    def test_a_crowded_scan_of_an_unknown_probe_converges(self, backend):
+        """Every batch covers the object: whole steps of object and probe would add up to 2.5."""
+        scan = simulate_scan(
+            Simulation(
+                pattern_size_px=32, object_size_px=54, scan='jitter', step_px=1.5, seed=11,
+                specimen='field', photons_per_frame=1e6,
+            )
+        )  # fmt: skip
+        scores = []
+        for update in (False, True):
+            _, sweeps = self.refine(backend, scan, sweeps=20, update_probe=update)
+            losses = [s.loss for s in sweeps]
+            assert all(b < 1.1 * a for a, b in pairwise(losses))
+            image = sweeps[-1].image
+            scores.append(compare(image.object, scan.true_object, image.weight).phase_ssim)
+        assert scores[1] > scores[0] - 0.01 > 0.97
 
     def test_an_unknown_probe_takes_the_ramp(self, backend, small_scan):
         """PH-12: a beam beside the detector's middle tilts the probe, not the object."""

@@ -11,6 +11,7 @@ import pytest
 from ptychopinn_plugin import far_field, host_step, kernels, reference
 from ptychopinn_plugin.config import ReconstructionConfig
 from ptychopinn_plugin.kernels.plain import Plain
+from ptychopinn_plugin.light import light_of
 from ptychopinn_plugin.result import ObjectImage
 from ptychopinn_plugin.scan import Scan
 from ptychopinn_plugin.simulate.probes import make_probe
@@ -59,8 +60,9 @@ def made(scan, threads=1, size=9, **settings):
     probe = scan.probe * np.float32(40)
     config = ReconstructionConfig(sweep_batch_size=size, **settings)
     return Sweeper(
-        scan, image, probe, config, lambda s: host_step.HostStep(s, transforms), threads=threads
-    )
+        scan, image, probe, config, lambda s: host_step.HostStep(s, transforms),
+        light_of(scan, probe), threads=threads,
+    )  # fmt: skip
 
 
 def corrected(sweeper_):

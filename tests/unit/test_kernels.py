@@ -255,12 +255,12 @@ def test_a_series_moves_the_probe_with_every_batch(compiled, modes, seed, thread
             moved, d.corner_px[c], (coefficients[c], one.waves), amplitude[c], shares[c], limits,
             crowded=crowded[c] if fresh else None, regularisation=0.3, few=few,
         )  # fmt: skip
-        expected += one.collected(said.shares, corrector) / said.density.max()
+        expected += 0.7 * one.collected(said.shares, corrector) / said.density.max()
         one.replace(expected, corrector)
 
     given = [Given(d.corner_px[c], coefficients[c], amplitude[c], share[c], crowded[c])
              for c in cuts]  # fmt: skip
-    beam = Beam(aligned(probe.shape), other.filters, few)
+    beam = Beam(aligned(probe.shape), other.filters, few, 0.7)
     beam.probe[:] = other.signed(probe)
     series = corrector.series(object_, other.waves, given, regularisation=0.3, beam=beam)
     series(order, limits, shares=fresh)

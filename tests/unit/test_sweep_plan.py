@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ptychopinn_plugin.light import Light
 from ptychopinn_plugin.scan import Scan
 from ptychopinn_plugin.simulate.probes import make_probe
 from ptychopinn_plugin.sweep_plan import (
@@ -16,6 +17,7 @@ from ptychopinn_plugin.sweep_plan import (
     STEADY,
     batch_size,
     due,
+    following,
     held_out,
     little_left,
     plan_sweep,
@@ -24,6 +26,11 @@ from ptychopinn_plugin.sweep_plan import (
     softness,
     unsteady,
 )
+
+
+def seen_by(views):
+    """The light of a scan each of whose pixels is seen by so many patterns."""
+    return Light(np.ones((2, 2), np.float32), np.full((2, 2), views, np.float32))
 
 
 def plans(total, **more):
@@ -127,14 +134,27 @@ def test_few_photons_are_regularised_more():
 
 
 def test_a_batch_keeps_its_patterns_apart(small_scan):
-    assert batch_size(small_scan, 20) == batch_size(small_scan, 5) == 120 // 12
+    light = seen_by(7)
+    assert batch_size(small_scan, 20, light) == batch_size(small_scan, 5, light) == 120 // 12
     few = replace(
         small_scan,
         counts=small_scan.counts[:9],
         positions_px=small_scan.positions_px[:9],
         scan_index=None,
     )
-    assert batch_size(few, 20) == 4
+    assert batch_size(few, 20, light) == 4
+
+
+def test_where_patterns_lie_on_top_of_each_other_few_go_together(small_scan):
+    """A batch that sees a pixel more than three times: its steps would diverge."""
+    assert [batch_size(small_scan, 20, seen_by(v)) for v in (36, 45, 90)] == [10, 8, 4]
+    assert batch_size(small_scan, 20, seen_by(45), on_gpu=True) == 8
+
+
+def test_the_probe_takes_less_of_its_step_where_a_batch_covers_the_object():
+    """Else object and probe would both take a whole step for what they miss together."""
+    found = [following(seen_by(20), size / 400) for size in (4, 15, 20, 40)]
+    assert found == pytest.approx([1, 1, 0.75, 0.375])
 
 
 @pytest.mark.parametrize(
@@ -154,9 +174,11 @@ def test_batches_are_larger_on_a_gpu(side, patterns, size):
         positions_px=np.broadcast_to(np.full(2, side / 2), (patterns, 2)),
         probe=np.ones((1, side, side), np.complex64),
     )
-    assert batch_size(scan, 20, on_gpu=True) == batch_size(scan, 3, on_gpu=True) == size
-    assert batch_size(scan, 9) == min(size, 32)
-    assert batch_size(scan, 8) == min(size, 24)
+    light = seen_by(7)
+    assert batch_size(scan, 20, light, on_gpu=True) == size
+    assert batch_size(scan, 3, light, on_gpu=True) == size
+    assert batch_size(scan, 9, light) == min(size, 32)
+    assert batch_size(scan, 8, light) == min(size, 24)
 
 
 def test_a_loss_that_rises_above_the_least_is_unsteady():

@@ -44,11 +44,10 @@ class DeviceStep:
         shape = size, *sweeper.probe.shape
         self.amplitude_shape = size, 1, *shape[2:]
         self.slopes = tf.Variable(tf.zeros([2 * shape[1], *shape[2:]], tf.complex64))
-        self.probes = self.backs = None
-        if 16 * count * np.prod(shape) <= HELD_BYTES and not sweeper.update_probe:
-            self.probes, self.backs = (
-                tf.Variable(tf.zeros([count, *shape], tf.complex64)) for _ in range(2)
-            )
+        held = 16 * count * np.prod(shape) <= HELD_BYTES and not sweeper.update_probe
+        self.lights = tf.function(self._lights) if held else None
+        self.probes: tf.Variable | None = None
+        self.backs: tf.Variable | None = None
         self.amplitudes: tf.Tensor | None = None
         if 4 * count * np.prod(self.amplitude_shape) <= HELD_BYTES:
             self.amplitudes = self._made(np.arange(count))
@@ -59,7 +58,6 @@ class DeviceStep:
             *(tf.TensorSpec([], tf.bool),) * 2,
         ]
         self.graph = tf.function(self._batches, input_signature=signature)
-        self.lights = tf.function(self._light, input_signature=[tf.TensorSpec([], tf.int64)])
         self.take_places()
 
     def _made(self, numbers: Rows) -> tf.Tensor:
@@ -93,9 +91,14 @@ class DeviceStep:
         self.first.assign(first)
         self.shift_px.assign(shift_px)
         self.present.assign(present)
-        if self.probes is not None:
-            for number in range(len(first)):
-                self.lights(tf.constant(number, tf.int64))
+        if self.lights is None:
+            return
+        made = self.lights()
+        if self.probes is None or self.backs is None:
+            self.probes, self.backs = (tf.Variable(m) for m in made)
+        else:
+            self.probes.assign(made[0])
+            self.backs.assign(made[1])
 
     def sweep(self, order: Rows, plan: SweepPlan) -> tuple[float, Sums, Sums]:
         """Take the batches in this order; see `sweeper.Step`."""
@@ -229,12 +232,21 @@ class DeviceStep:
         fallen = tf.maximum(miss, -fall * modulus)[:, 0]
         return physics.shift_sums(field, sloped, modulus[:, 0], fallen, self.good)
 
-    def _light(self, number: tf.Tensor) -> None:
-        """Keep the lighting of a batch."""
-        made = self._lighting(*self._places(number))
-        for held, new in zip((self.probes, self.backs), made, strict=True):
-            assert held is not None
-            held.scatter_nd_update(number[None, None], new[None])
+    def _lights(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return the lighting of every batch, both (K, B, P, N, N)."""
+        count, shape = len(self.first), (self.amplitude_shape[0], *self.probe.shape)
+
+        def one(
+            at: tf.Tensor, probes: tf.TensorArray, backs: tf.TensorArray
+        ) -> tuple[tf.Tensor, tf.TensorArray, tf.TensorArray]:
+            probe, back = self._lighting(*self._places(at))
+            return at + 1, probes.write(at, probe), backs.write(at, back)
+
+        room = (tf.TensorArray(tf.complex64, count, element_shape=shape) for _ in range(2))
+        _, probes, backs = tf.while_loop(
+            lambda at, *_: at < count, one, (tf.constant(0), *room), parallel_iterations=1
+        )
+        return probes.stack(), backs.stack()
 
     def _lighting(
         self, index: tf.Tensor, shift_px: tf.Tensor, present: tf.Tensor
@@ -259,7 +271,8 @@ class DeviceStep:
         there = patches * present[:, 0]
         density = tf.reduce_sum(physics.intensity(there[:, None]), 0)
         floor = tf.maximum(tf.reduce_max(density), 1e-12)
-        self.probe.assign(self.probe + step * tf.cast(1 / floor, tf.complex64))
+        share = self.sweeper.follow / floor
+        self.probe.assign(self.probe + step * tf.cast(share, tf.complex64))
 
     def hand_over(self) -> None:
         """Bring object and probe to the sweeper."""

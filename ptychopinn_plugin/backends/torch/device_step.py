@@ -232,7 +232,7 @@ class DeviceStep:
         local = torch.fft.fft2(patches.conj()[:, None] * change)
         step = torch.fft.ifft2((local * phase.conj()).sum(0))
         density = (physics.intensity(patches[:, None]) * present).sum(0)
-        self.probe += step / density.max().clamp(min=1e-12)
+        self.probe += step * (self.sweeper.follow / density.max().clamp(min=1e-12))
 
     def hand_over(self) -> None:
         """Bring object and probe to the sweeper."""
