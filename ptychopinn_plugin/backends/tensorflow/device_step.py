@@ -2,8 +2,8 @@
 
 One graph goes through the batches of a sweep, so that nothing waits for a batch before the end of
 it. All batches have the same size there: a shorter one is filled up with patterns without light.
-What it adds to, it adds to by scatters: TensorFlow has no `assign_add` of complex numbers on a GPU,
-and calculates with int32 on the CPU, so that indices are int64.
+What it adds to, it adds to by scatters: `assign_add` of complex numbers has no kernel for a GPU,
+and int32 is calculated with on the CPU, so that indices are int64.
 """
 
 from __future__ import annotations
