@@ -30,9 +30,10 @@ from .scan import Complex, Double, Scan
 
 # Object and probe answer the same misses: where a batch covers the object their steps add up, and
 # sweeps diverge where they are more than two whole ones. By how many patterns of a batch a place
-# may be seen before an unknown probe takes less than its step; and at all, as even with a known one
-# sweeps of few photons diverge then.
-APART, MOST_SEEN = 0.75, 3.0
+# may be seen before an unknown probe takes less than its step, by how much less with every pattern
+# more, and the least; and by how many at all: even with a known probe sweeps of few photons diverge
+# beyond.
+APART, FALLING, LEAST_FOLLOWING, MOST_SEEN = 0.5, 0.3, 0.1, 3.0
 MOMENTUM = 0.5
 MOMENTUM_SHARE = 0.9  # of the sweeps; the last ones settle
 FULL_PACE, SMALLEST_PACE = 1.25, 0.1
@@ -187,7 +188,8 @@ def following(light: Light, share: float) -> float:
     """Return which share of its step an unknown probe takes, for batches of such a share of all
     patterns.
     """
-    return min(1.0, APART / (share * light.middle_views))
+    seen = share * light.middle_views
+    return max(LEAST_FOLLOWING, 1 - FALLING * max(0.0, seen - APART))
 
 
 def softness(power: Double) -> float:
