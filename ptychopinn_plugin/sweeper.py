@@ -195,8 +195,11 @@ class Sweeper:
     def push(self, momentum: float) -> None:
         """Push the object on by a share of its change since the last push."""
         now = self.object.copy()
-        if momentum:
-            self.replace(now + np.float32(momentum) * (now - self.last))
+        if momentum:  # in place: fresh memory takes longer than the sums
+            change = np.subtract(now, self.last, out=self.last)
+            change *= np.float32(momentum)
+            self.object += change
+            self.step.take_over()
         self.last = now
 
     def regularise(self, share: float) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from functools import partial
 from importlib import import_module
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from ptychopinn_plugin import (
     batching,
     canvas_training,
+    far_field,
     position_correction,
     slow_phase,
     sweeper,
@@ -315,9 +317,7 @@ def reconstruction(name, scan):
 
 def on_device(name, scan, start, probe):
     """The steps that run on a GPU, here on the CPU."""
-    evaluate, refine = (
-        import_module(f'ptychopinn_plugin.backends.{name}.{m}') for m in ('evaluate', 'refine')
-    )
+    refine = import_module(f'ptychopinn_plugin.backends.{name}.refine')
     out = {}
     for key, asked in (
         ('device', {}),
@@ -333,11 +333,17 @@ def on_device(name, scan, start, probe):
             if name == 'torch':
                 import torch
 
+                from ptychopinn_plugin.backends.torch.evaluate import predict
+
                 how, given = {'whole': whole}, (torch.device('cpu'),)
+                predict = partial(predict, device=given[0], **how)
             else:
+                from ptychopinn_plugin.backends.tensorflow.memory import TRANSFORMS
+
                 how, given = {'on_gpu': whole}, ()
+                predict = partial(far_field.predict, TRANSFORMS)
             *_, last = refine.refine(scan, start, probe, settings, *given, **how)
-            error, pattern = evaluate.predict(scan, last.image, last.probe, *given, **how)
+            error, pattern = predict(scan, last.image, last.probe)
             out |= {
                 f'{key}_{where}_object': last.image.object,
                 f'{key}_{where}_probe': last.probe,

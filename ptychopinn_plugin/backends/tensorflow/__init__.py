@@ -1,4 +1,4 @@
-"""The TensorFlow back end; mirrors `backends/torch` file by file.
+"""The TensorFlow back end; mirrors `backends/torch`.
 
 Importing it imports TensorFlow as `loading` says. oneDNN's convolutions are off by default on CPUs
 without AVX512-VNNI, where the gradients take 0.6 of the time of Eigen's (a training step 144 ms
