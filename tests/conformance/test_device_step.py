@@ -1,10 +1,15 @@
-"""What TensorFlow's step asks of a GPU, where there is none: its graph is the same."""
+"""The steps that run on a GPU, where there is none."""
 
 from __future__ import annotations
 
+from functools import partial
+from importlib import import_module
+
+import numpy as np
 import pytest
 
 from ptychopinn_plugin import starts
+from ptychopinn_plugin.backends import registry
 from ptychopinn_plugin.config import ReconstructionConfig
 from ptychopinn_plugin.light import light_of
 from ptychopinn_plugin.scaling import normalised_probe
@@ -15,6 +20,35 @@ from ..backends_under_test import BACKENDS
 
 UPDATES = {'AssignAddVariableOp', 'AssignSubVariableOp'}
 ARITHMETIC = {'Add', 'AddV2', 'Sub', 'Mul', 'FloorDiv', 'FloorMod', 'Maximum', 'Minimum'}
+
+
+@pytest.mark.parametrize('name', BACKENDS)
+@pytest.mark.parametrize('settings', [{}, {'update_probe': True}])
+def test_what_finds_no_room_on_the_device_is_made_batch_by_batch(
+    small_scan, name, settings, monkeypatch
+):
+    registry.load(name)
+    module = import_module(f'ptychopinn_plugin.backends.{name}.device_step')
+    make_step, limit = module.DeviceStep, 'HELD_BYTES'
+    if name == 'torch':
+        import torch
+
+        make_step, limit = partial(make_step, device=torch.device('cpu')), 'CACHE_BYTES'
+    probe, light = normalised_probe(small_scan), light_of(small_scan, normalised_probe(small_scan))
+    config = ReconstructionConfig(sweep_batch_size=7, **settings)  # some are filled up
+    made = []
+    for room in (None, 0):
+        if room is not None:
+            monkeypatch.setattr(module, limit, room)
+            monkeypatch.setattr(module, 'AHEAD', 4)
+        sweeper = Sweeper(
+            small_scan, starts.gradient_start(small_scan), probe, config, make_step, light
+        )
+        assert (sweeper.step.amplitudes is None) == (room == 0)
+        losses = [sweeper.sweep(plan_sweep(k, 4)) for k in (1, 2, 3)]
+        made.append((losses, sweeper.object, sweeper.probe))
+    for held, fresh in zip(*made, strict=True):
+        np.testing.assert_allclose(fresh, held, rtol=1e-5, atol=1e-5 * np.abs(held).max())
 
 
 @pytest.mark.skipif('tensorflow' not in BACKENDS, reason='of TensorFlow')
