@@ -94,7 +94,7 @@ class TensorFlowBackend:
         self, scan: Scan, image: ObjectImage, probe: Complex, runtime: RuntimeConfig
     ) -> tuple[float, Callable[[int], Float]]:
         """Return (fourier_error, pattern): from the processor, also where there is a GPU, which
-        took three to ten times as long.
+        took three to nine times as long as 16 cores.
         """
         with _ready(runtime):
             return far_field.predict(TRANSFORMS, scan, image, probe)

@@ -1,4 +1,4 @@
-"""The PyTorch back end; mirrors `backends/tensorflow` file by file.
+"""The PyTorch back end; mirrors `backends/tensorflow`.
 
 OpenMP reads its settings when torch is first imported, so they stand here. Its threads spin at the
 end of every small operation by default; when another program wants a core, sweeps then take 30 to
