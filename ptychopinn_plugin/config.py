@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from .errors import ConfigError, explain
 
 AUTOENCODER, UNROLLED = 'autoencoder', 'unrolled'
+MOST_SWEEPS = 100_000
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ class ReconstructionConfig:
         choices=('auto', 'network', 'gradients', 'flat'),
     )  # fmt: skip
     sweeps: int = setting(
-        20, 'Sweeps', 'Physics sweeps over all patterns after the start.', low=0, high=100_000
+        20, 'Sweeps', 'Physics sweeps over all patterns after the start.', low=0, high=MOST_SWEEPS
     )
     held_out_stop: bool = setting(
         False, 'Stop by held-out patterns',

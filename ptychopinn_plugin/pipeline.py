@@ -12,7 +12,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,12 +21,19 @@ import numpy as np
 from . import starts
 from .backends import registry
 from .backends.base import Backend, EpochCallback, Model, StepCallback
-from .config import UNROLLED, ModelConfig, ReconstructionConfig, RuntimeConfig, TrainingConfig
+from .config import (
+    MOST_SWEEPS,
+    UNROLLED,
+    ModelConfig,
+    ReconstructionConfig,
+    RuntimeConfig,
+    TrainingConfig,
+)
 from .errors import ConfigError, DataError, require
 from .position_correction import moved_scan, with_room
 from .pretrained import pretrained
 from .probe_modes import adjusted
-from .result import ObjectImage, Reconstruction, Sweep
+from .result import Reconstruction, Sweep
 from .scaling import normalised_probe
 from .scan import Float, Scan
 from .transforms import cores
@@ -106,9 +113,9 @@ def reconstruct(
     patterns.
 
     `on_sweep` sees the start (number 0) and every sweep. `uncertainty` also reconstructs two
-    simulated repeats and two halves of the scan in the same way, which takes five to six times as
-    long again: `image.uncertainty` and `half_scan_frc50`. Raises as `train` does, and
-    `ModelFileError` when the model does not fit.
+    simulated repeats and two halves of the scan in the same way, and the scan with twice as many
+    sweeps, which takes six to seven times as long again: `image.uncertainty` and
+    `half_scan_frc50`. Raises as `train` does, and `ModelFileError` when the model does not fit.
     """
     if uncertainty:  # before the slow work
         require(
@@ -155,10 +162,15 @@ def reconstruct(
     )
     clock.lap('evaluate')
     if uncertainty:
-        again = partial(_again, model=model, backend=backend, runtime=runtime)
-        once = again(_repeated(scan, pattern, config, 1), reconstruction=config)
-        twice = again(_repeated(scan, once.pattern, config, 2), reconstruction=config)
-        sigma = sigma_of(result.image, once.image, twice.image, error / max(once.error, 1e-12))
+        again = partial(_last, model=model, backend=backend, runtime=runtime)
+        repeat = _repeated(scan, pattern, config, 1)
+        once = again(repeat, reconstruction=config)
+        expected, pattern = backend.predict(repeat, once.image, once.probe, runtime)
+        twice = again(_repeated(scan, pattern, config, 2), reconstruction=config)
+        longer = replace(config, sweeps=min(2 * config.sweeps, MOST_SWEEPS))
+        further = again(scan, reconstruction=longer)
+        misfit = error / max(expected, 1e-12)
+        sigma = sigma_of(result.image, once.image, twice.image, further.image, misfit)
         # The network would add what it expects to both halves alike.
         bare = replace(config, network_correction=False)
         half = [again(scan.take(k), reconstruction=bare) for k in halves(scan.positions_px)]
@@ -171,28 +183,17 @@ def reconstruct(
     return replace(result, seconds=clock.seconds())
 
 
-@dataclass(frozen=True, eq=False)
-class _Again:
-    """Another reconstruction, how badly it explains its patterns, and the counts it predicts for a
-    row.
-    """
-
-    image: ObjectImage
-    error: float
-    pattern: Callable[[int], Float]
-
-
-def _again(
+def _last(
     scan: Scan,
     *,
     model: Model | None,
     backend: Backend,
     reconstruction: ReconstructionConfig,
     runtime: RuntimeConfig,
-) -> _Again:
-    """Reconstruct another scan as the whole was."""
+) -> Sweep:
+    """Return the last sweep of another scan."""
     *_, last = iterate(scan, model, backend=backend, reconstruction=reconstruction, runtime=runtime)
-    return _Again(last.image, *backend.predict(scan, last.image, last.probe, runtime))
+    return last
 
 
 def _repeated(

@@ -5,7 +5,9 @@ are reconstructed in the same way (a parametric bootstrap, doi:10.1214/ss/117701
 lies from the result is how far the result lies from the object: noise, what the sweeps have not yet
 settled, and what they smooth away. But a result is smoother than its object, so that less is
 smoothed away the second time. So it is repeated once more; by as much as the second difference is
-smaller than the first, the first is taken to be smaller than the error.
+smaller than the first, the first is taken to be smaller than the error. Slow waves that the sweeps
+have not reached are not in the result, so that no repeat can miss them; how far twice as many
+sweeps move it tells of those. The larger of the two corrections counts.
 
 Errors are no normal noise: few of them are large, at edges and specks, and the root mean square is
 more than most. So sigma is such a multiple of it that as many pixels of the first difference lie
@@ -61,10 +63,15 @@ def repeated(scan: Scan, pattern: Callable[[int], Float], rng: Generator) -> Sca
 
 
 def sigma_of(
-    whole: ObjectImage, once: ObjectImage, twice: ObjectImage, misfit: float = 1.0
+    whole: ObjectImage,
+    once: ObjectImage,
+    twice: ObjectImage,
+    further: ObjectImage,
+    misfit: float = 1.0,
 ) -> Float:
-    """Return one sigma of the phase of `whole` [rad], (H, W), from its repeat and the repeat of
-    that. `misfit` is by how much the measured patterns are explained worse than the repeated ones.
+    """Return one sigma of the phase of `whole` [rad], (H, W), from its repeat, the repeat of that,
+    and the whole after twice as many sweeps. `misfit` is by how much the measured patterns are
+    explained worse than the repeated ones.
     """
     weight = whole.weight
     difference = phase_difference(once.object, whole.object, weight)
@@ -73,7 +80,9 @@ def sigma_of(
     growth = np.clip(first / np.maximum(second, 1e-12), 1, LARGEST_GROWTH)
     shares = np.abs(difference) / np.maximum(first, 1e-12)
     share = np.quantile(shares[weight > LIT * weight.max()], COVERED)
-    sigma = np.sqrt(max(misfit, 1.0)) * growth * share * first
+    moved = local_rms(phase_difference(further.object, whole.object, weight), weight)
+    error = np.maximum(growth * first, np.hypot(first, moved))
+    sigma = np.sqrt(max(misfit, 1.0)) * share * error
     known = weight > DARK * weight.max()
     found: Float = np.where(known, np.minimum(sigma, UNKNOWN_RAD), UNKNOWN_RAD)
     return found.astype(np.float32)

@@ -80,8 +80,8 @@ def _reconstruct(p: argparse.ArgumentParser) -> None:
     p.add_argument('--figure', type=Path, metavar='PNG', help='summary figure to write')
     p.add_argument(
         '--uncertainty', action='store_true',
-        help='how far to trust the phase, by two simulated repeats and two halves of the scan '
-        '(takes five to six times as long again)',
+        help='how far to trust the phase, by two simulated repeats, twice as many sweeps and two '
+        'halves of the scan (takes six to seven times as long again)',
     )  # fmt: skip
     add_settings(p, ReconstructionConfig)
     add_settings(p, RuntimeConfig)

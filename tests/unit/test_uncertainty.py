@@ -10,7 +10,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 import ptychopinn_plugin as pp
-from ptychopinn_plugin import mapped
+from ptychopinn_plugin import mapped, pipeline
 from ptychopinn_plugin.cli import main
 from ptychopinn_plugin.config import ReconstructionConfig
 from ptychopinn_plugin.errors import DataError
@@ -86,7 +86,7 @@ class TestSigma:
 
     def test_it_is_the_difference_to_the_repeat(self, noisy):
         (a, b), _ = noisy
-        found = sigma_of(image(a), image(b), image(a))
+        found = sigma_of(image(a), image(b), image(a), image(a))
         np.testing.assert_allclose(found, two_thirds_between(a, b), rtol=1e-4)
         # Of normal noise two thirds lie below its root mean square, here of some pixels around.
         np.testing.assert_allclose(found, rms_between(a, b), rtol=0.1)
@@ -97,7 +97,7 @@ class TestSigma:
         a = np.exp(1j * rng.uniform(-1, 1, SHAPE))
         large = np.where(rng.random(SHAPE) < 0.03, 10, 1)
         b = a * np.exp(0.02j * large * rng.standard_normal(SHAPE))
-        found = sigma_of(image(a), image(b), image(a))
+        found = sigma_of(image(a), image(b), image(a), image(a))
         difference = np.abs(phase_difference(b, a, self.ONES))
         assert (difference < found).mean() == pytest.approx(0.683, abs=0.002)
         assert (difference < rms_between(a, b)).mean() > 0.75  # what a r.m.s. alone would cover
@@ -106,15 +106,25 @@ class TestSigma:
         phase = np.random.default_rng(4).standard_normal(SHAPE)
         whole, once, twice = (image(np.exp(1j * c * phase)) for c in (0.30, 0.15, 0.05))
         first = two_thirds_between(once.object, whole.object)
-        np.testing.assert_allclose(sigma_of(whole, once, twice), 1.5 * first, rtol=0.01)
+        np.testing.assert_allclose(sigma_of(whole, once, twice, whole), 1.5 * first, rtol=0.01)
         less = image(np.exp(0.149j * phase))
-        np.testing.assert_allclose(sigma_of(whole, once, less), 2 * first, rtol=0.01)
+        np.testing.assert_allclose(sigma_of(whole, once, less, whole), 2 * first, rtol=0.01)
         more = image(np.exp(-0.3j * phase))
-        np.testing.assert_allclose(sigma_of(whole, once, more), first, rtol=0.01)
+        np.testing.assert_allclose(sigma_of(whole, once, more, whole), first, rtol=0.01)
+
+    def test_it_grows_where_more_sweeps_go_further(self):
+        phase = np.random.default_rng(4).standard_normal(SHAPE)
+        whole, once, twice = (image(np.exp(1j * c * phase)) for c in (0.30, 0.15, 0.05))
+        first = two_thirds_between(once.object, whole.object)
+        for moved, larger in ((0.05, 1.5), (0.15, 1.5), (0.30, 5**0.5)):  # 1.5 as by the repeats
+            further = image(np.exp(1j * (0.30 + moved) * phase))
+            found = sigma_of(whole, once, twice, further)
+            np.testing.assert_allclose(found, larger * first, rtol=0.01)
 
     def test_it_grows_with_what_photons_do_not_explain(self, noisy):
         (a, b), _ = noisy
-        once, grown, better = (sigma_of(image(a), image(b), image(a), m) for m in (1, 4, 0.5))
+        a, b = image(a), image(b)
+        once, grown, better = (sigma_of(a, b, a, a, misfit) for misfit in (1, 4, 0.5))
         np.testing.assert_allclose(grown, np.minimum(2 * once, UNKNOWN_RAD), rtol=1e-5)
         np.testing.assert_array_equal(better, once)
 
@@ -122,7 +132,7 @@ class TestSigma:
         (a, b), _ = noisy
         weight = np.zeros(SHAPE, np.float32)
         weight[5:50, 5:70] = 1
-        found = sigma_of(image(a, weight), image(b), image(a))
+        found = sigma_of(image(a, weight), image(b), image(a), image(a))
         assert (found[weight == 0] == np.float32(UNKNOWN_RAD)).all()
         assert (found[10:40, 10:60] < 0.5).all()
 
@@ -173,6 +183,28 @@ def test_it_covers_the_error():
     assert 0.6 < covered < 0.76
     assert 0.5 < result.half_scan_frc50 <= 1
     assert result.seconds['uncertainty'] > 0
+
+
+@pytest.mark.parametrize(('asked', 'longer'), [(3, 6), (0, 0), (80_000, 100_000)])
+def test_twice_as_many_sweeps_tell_what_is_left(toy, small_scan, monkeypatch, asked, longer):
+    seen = []
+
+    def iterate(scan, model, *, reconstruction, **more):
+        seen.append((len(scan), reconstruction.sweeps))
+        return whole(scan, model, reconstruction=replace(reconstruction, sweeps=1), **more)
+
+    whole = pipeline.iterate
+    monkeypatch.setattr(pipeline, 'iterate', iterate)
+    config = ReconstructionConfig(sweeps=asked)
+    pp.reconstruct(small_scan, reconstruction=config, uncertainty=True)
+    assert seen == [
+        (120, asked),
+        (120, asked),
+        (120, asked),
+        (120, longer),
+        (60, asked),
+        (60, asked),
+    ]
 
 
 def test_too_few_patterns_are_refused(toy, small_scan):
