@@ -162,25 +162,43 @@ def reconstruct(
     )
     clock.lap('evaluate')
     if uncertainty:
-        again = partial(_last, model=model, backend=backend, runtime=runtime)
-        repeat = _repeated(scan, pattern, config, 1)
-        once = again(repeat, reconstruction=config)
-        expected, pattern = backend.predict(repeat, once.image, once.probe, runtime)
-        twice = again(_repeated(scan, pattern, config, 2), reconstruction=config)
-        longer = replace(config, sweeps=min(2 * config.sweeps, MOST_SWEEPS))
-        further = again(scan, reconstruction=longer)
-        misfit = error / max(expected, 1e-12)
-        sigma = sigma_of(result.image, once.image, twice.image, further.image, misfit)
-        # The network would add what it expects to both halves alike.
-        bare = replace(config, network_correction=False)
-        half = [again(scan.take(k), reconstruction=bare) for k in halves(scan.positions_px)]
-        result = replace(
-            result,
-            image=replace(result.image, uncertainty=sigma),
-            half_scan_frc50=half_scan_frc50(half[0].image, half[1].image),
+        result = _with_uncertainty(
+            result, scan, pattern, model, backend=backend, reconstruction=config, runtime=runtime
         )
         clock.lap('uncertainty')
     return replace(result, seconds=clock.seconds())
+
+
+def _with_uncertainty(
+    result: Reconstruction,
+    scan: Scan,
+    pattern: Callable[[int], Float],
+    model: Model | None,
+    *,
+    backend: Backend,
+    reconstruction: ReconstructionConfig,
+    runtime: RuntimeConfig,
+) -> Reconstruction:
+    """Return the result, whose predicted counts of a row `pattern` gives, with its sigma and its
+    half-scan FRC.
+    """
+    again = partial(_last, model=model, backend=backend, runtime=runtime)
+    repeat = _repeated(scan, pattern, reconstruction, 1)
+    once = again(repeat, reconstruction=reconstruction)
+    expected, pattern = backend.predict(repeat, once.image, once.probe, runtime)
+    twice = again(_repeated(scan, pattern, reconstruction, 2), reconstruction=reconstruction)
+    longer = replace(reconstruction, sweeps=min(2 * reconstruction.sweeps, MOST_SWEEPS))
+    further = again(scan, reconstruction=longer)
+    misfit = result.fourier_error / max(expected, 1e-12)
+    sigma = sigma_of(result.image, once.image, twice.image, further.image, misfit)
+    # The network would add what it expects to both halves alike.
+    bare = replace(reconstruction, network_correction=False)
+    half = [again(scan.take(k), reconstruction=bare) for k in halves(scan.positions_px)]
+    return replace(
+        result,
+        image=replace(result.image, uncertainty=sigma),
+        half_scan_frc50=half_scan_frc50(half[0].image, half[1].image),
+    )
 
 
 def _last(
