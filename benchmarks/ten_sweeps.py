@@ -58,7 +58,7 @@ KINDS = (
         Simulation(patterns=144, object_size_px=262, scan='raster'), goal=0.95, pie=0.75,
     ),
     Kind(
-        'harder than asked: N = 128, 3e4 photons', replace(N128, photons_per_frame=3e4),
+        'N = 128, 3e4 photons (harder)', replace(N128, photons_per_frame=3e4),
         goal=0.85, pie=0.76,
     ),
 )  # fmt: skip
