@@ -57,7 +57,7 @@ class Plain:
         if fall < 1:
             # `maximum` with one number takes five times as long.
             np.maximum(gain, np.full(gain.shape[1:], -fall, np.float32), out=gain)
-        if pace < 1:
+        if pace != 1:
             gain *= np.float32(pace)
         np.multiply(field, gain, out=out)
         return error

@@ -65,8 +65,11 @@ def close(a, b):
 
 @needs_library
 @settings(max_examples=60, deadline=None)
-@given(**SIZES, good=st.booleans(), keep=st.booleans(), fall=st.sampled_from([1.0, 0.5, 0.3]))
-def test_responses_are_the_same(compiled, batch, modes, side, seed, good, keep, fall):
+@given(
+    **SIZES, good=st.booleans(), keep=st.booleans(), fall=st.sampled_from([1.0, 0.5, 0.3]),
+    pace=st.sampled_from([0.7, 1.0, 1.25]),
+)  # fmt: skip
+def test_responses_are_the_same(compiled, batch, modes, side, seed, good, keep, fall, pace):
     d = Drawn(batch, modes, side, seed)
     field, amplitude = d.waves(), d.real()
     field[0, :, 0, 0] = 0  # no light: nothing to scale
@@ -74,7 +77,7 @@ def test_responses_are_the_same(compiled, batch, modes, side, seed, good, keep, 
     one, made = (batch, 1, side, side), []
     for k in (PLAIN, compiled):
         out, seen = np.empty_like(field), (np.empty(one, np.float32), np.empty(one, np.float32))
-        limits = (fall, 0.7 if fall < 1 else 1.0)
+        limits = (fall, pace)
         error = k.respond(field, amplitude, mask, limits, out, seen, keep=keep)
         made.append((error, out, *(seen if keep else ())))
     assert made[0][0] == pytest.approx(made[1][0], rel=1e-5)
