@@ -16,6 +16,11 @@ What moves patterns otherwise (a beam that points elsewhere, a wrong probe or po
 gradient of a phase: half of such a field is curl, which no phase can have. So in every band of
 wavelengths the curl tells how much of the divergence to believe.
 
+A slope of the amplitude moves patterns too where the wavefront is curved, as one side of the beam,
+which looks elsewhere, gets brighter: a Gaussian beam out of focus by as much as a phase of 5 or 10
+times the logarithm of the amplitude. That is a gradient, which no curl tells. But the counts of
+every pattern tell the amplitude under it, so the first phase goes without what that feigns.
+
 Letters as in `scan`; the modulus and the miss may carry any common factor.
 """
 
@@ -39,6 +44,9 @@ BANDS_PER_OCTAVE = 2
 CELLS = 8.0  # across the probe, at least
 JUDGED = 0.1  # of the brightest spot: where the curl is looked at
 UNLIT = 1e-3  # of the brightest spot: darker parts keep their phase
+SEEN = 0.9  # of the light, at least: with less, counts tell what is scattered past a beam stop
+CHANCE = 2.0  # times what two halves of the patterns differ by is not believed
+LEAST_FEIGNED_RAD = 2.0  # by a logarithm of the amplitude: where it is less, sweeps bear it
 BATCH = 32
 # Where a beam fills the window, patterns vary from pixel to pixel, and differences over two pixels
 # do not tell where they move: how well they must, see `followed`.
@@ -83,18 +91,24 @@ class SlowPhase:
     """Ramps of the patterns at corner_px (M, 2) to a phase on the object, shape (H, W)."""
 
     def __init__(
-        self, corner_px: NDArray[np.int64], probe: Complex, shape: tuple[int, int]
+        self,
+        corner_px: NDArray[np.int64],
+        probe: Complex,
+        shape: tuple[int, int],
+        good: Float | None = None,
     ) -> None:
+        """Take a probe (P, N, N), and good (N, N) as `ramp_sums` does."""
         self.shape, self.side = shape, probe.shape[-1]
         power = (np.abs(probe) ** 2).sum(0)
         width_px = float(np.sqrt(power.sum() ** 2 / (power**2).sum()))
         self.pitch_px = max(1, int(width_px / CELLS))
         y, x = (fft.next_fast_len(-(-n // self.pitch_px) + 1, True) for n in shape)
         self._grid = y, x
-        self.move(corner_px)
         self._band = _bands(self._grid)
         cells = _cells((power / power.max()).astype(np.float32), self.pitch_px)
         self._power = fft.rfft2(cells, self._grid)
+        self.feigned_px = _feigned(probe, good)
+        self.move(corner_px)
 
     def move(self, corner_px: NDArray[np.int64]) -> None:
         """Put the patterns elsewhere, (M, 2)."""
@@ -105,19 +119,84 @@ class SlowPhase:
         self._place = np.concatenate(near)
         self._part = np.einsum('im,jm->ijm', *sides).reshape(4, -1)
 
-    def phase(self, sums: Array, *, doubting: bool = True) -> Float:
-        """Return the phase (H, W) [rad] to add to the object, for the `ramp_sums` (M, 5); without
-        `doubting` all of the displacements are taken for the object's.
+    def phase(self, sums: Array, brighter: Double | None = None, *, doubting: bool = True) -> Float:
+        """Return the phase (H, W) [rad] to add to the object, for the `ramp_sums` (M, 5), less what
+        an amplitude feigns that is to become `brighter`. Without `doubting` all of the
+        displacements are taken for the object's.
         """
-        ramps, known = self.ramps(sums)
-        light, *field = (self._spread(v) for v in (known, known * ramps[:, 0], known * ramps[:, 1]))
-        light = np.maximum(light, 0) + np.float32(max(UNLIT * float(light.max()), 1e-30))
-        light /= self.pitch_px  # slopes in radians per cell
-        slope_y, slope_x = field[0] / light, field[1] / light
-        waves = potential(slope_y, slope_x)
+        known = self.ramps(sums)[1]
+        light = self._light(known)
+        field = self._slopes(sums, known, light, brighter)
+        waves = potential(field[0], field[1])
         if doubting:
-            waves *= self._believed(slope_y, slope_x, light > JUDGED * float(light.max()))
+            waves *= self._believed(field[0], field[1], light > JUDGED * float(light.max()))
         return self._refined(waves)
+
+    def brighter(self, counts: Double, object_: Complex | None = None) -> Double | None:
+        """Return by how much the logarithm of the amplitude under each pattern is to grow, (M,),
+        but for their mean, for the patterns to have these counts (M,); None where they do not tell.
+        Without an object (H, W) it is flat.
+        """
+        if self.feigned_px is None:
+            return None
+        found: Double = np.log(np.maximum(counts, 1))
+        if object_ is not None:
+            power = np.zeros(self._grid, np.float32)
+            cells = _cells(object_.real**2 + object_.imag**2, self.pitch_px)
+            power[: len(cells), : cells.shape[1]] = cells
+            found -= np.log(np.maximum(self._under(power), 1e-30))
+        found -= found.mean()
+        return found / 2
+
+    def _slopes(self, sums: Array, known: Double, light: Float, brighter: Double | None) -> Float:
+        """Return the missing slopes of the phase on the grid, (2, ...) [rad per cell]; see
+        `phase`.
+        """
+        if brighter is None or self.feigned_px is None:
+            return self._field(self.ramps(sums)[0], known, light)
+        y, x = np.gradient(self._logarithm(known, brighter, light))
+        slopes = np.stack([y, x])  # per cell
+        feigned = self.feigned_px * (2 * np.pi / self.side)
+        # Without it patterns lie nearer to their predictions, and fewer of them too far.
+        own = np.stack([self._under(s) for s in slopes], 1) / self.pitch_px
+        ramps = self.ramps(sums, own @ self.feigned_px)[0] + own @ feigned
+        field = self._field(ramps, known, light)
+        field -= np.einsum('iyx,ij->jyx', slopes, feigned.astype(np.float32))
+        return field
+
+    def _logarithm(self, known: Double, brighter: Double, light: Float) -> Float:
+        """Return `brighter` on the grid, as far as two halves of the patterns agree: counts that
+        jump from one to the next are no object's.
+        """
+        lit = light > JUDGED * float(light.max())
+        halves = []
+        for k in (0, 1):
+            part = known.copy()
+            part[k::2] = 0
+            halves.append(self._spread(part * brighter) / self._light(part))
+        mean, apart = (halves[0] + halves[1]) / 2, (halves[0] - halves[1]) / 2
+        both, chance = (
+            self._by_band(fft.dctn((v - v[lit].mean()) * lit, norm='ortho')) for v in (mean, apart)
+        )
+        share = np.clip(1 - CHANCE * chance / np.maximum(both, 1e-30), 0, 1).astype(np.float32)
+        logarithm: Float = fft.idctn(fft.dctn(mean, norm='ortho') * share[self._band], norm='ortho')
+        return logarithm
+
+    def _light(self, known: Double) -> Float:
+        """Return how well the ramps on the grid are known, for those of the patterns (M,)."""
+        light = np.maximum(self._spread(known), 0)
+        return light + np.float32(max(UNLIT * float(light.max()), 1e-30))
+
+    def _field(self, ramps: Double, known: Double, light: Float) -> Float:
+        """Return ramps (M, 2), known so well (M,), on the grid, (2, ...) [rad per cell]."""
+        field = np.stack([self._spread(known * ramps[:, k]) for k in (0, 1)])
+        return field / light * np.float32(self.pitch_px)
+
+    def _under(self, values: Float) -> Double:
+        """Return what the beam of each pattern sees of values on the grid, (M,)."""
+        seen = fft.irfft2(fft.rfft2(values) * self._power.conj(), self._grid).ravel()[self._place]
+        shares: Double = (seen.reshape(4, -1) * self._part).sum(0)
+        return shares / float(self._power[0, 0].real)
 
     def _refined(self, waves: Float) -> Float:
         """Return the phase (H, W) of cosines on the grid."""
@@ -142,14 +221,14 @@ class SlowPhase:
         power = spectrum**2 * -_laplacian(spectrum.shape)
         return np.convolve(np.bincount(self._band.ravel(), power.ravel()), [0.5, 1, 0.5], 'same')
 
-    def ramps(self, sums: Array) -> tuple[Double, Double]:
-        """Return the missing ramps (M, 2) (y, x) [rad/px] and how well each is known (M,)."""
-        vy, vx, yy, xx, yx = sums.astype(np.float64).T
+    def ramps(self, sums: Array, away_px: Double | float = 0.0) -> tuple[Double, Double]:
+        """Return the missing ramps (M, 2) (y, x) [rad/px] and how well each is known (M,), of
+        patterns that something else moves `away_px` (M, 2).
+        """
+        sums = sums.astype(np.float64)
+        _, _, yy, xx, yx = sums.T
         known = np.sqrt(np.maximum(yy * xx - yx**2, 0))
-        damping = DAMPING * (yy + xx) / 2 + 1e-30
-        yy, xx = yy + damping, xx + damping
-        slope = np.stack([xx * vy - yx * vx, yy * vx - yx * vy], 1) / (yy * xx - yx**2)[:, None]
-        move = -2 * slope
+        move = _moves(sums) - away_px
         length = np.maximum(np.hypot(*move.T), 1e-30)[:, None]
         move *= np.minimum(1, LARGEST_MOVE_PX / length)
         return move * (2 * np.pi / self.side), known
@@ -161,6 +240,18 @@ class SlowPhase:
         points = points.reshape(self._grid).astype(np.float32)
         spread: Float = fft.irfft2(fft.rfft2(points) * self._power, self._grid)
         return spread
+
+
+def _moves(sums: Double) -> Double:
+    """Return how far patterns with such `ramp_sums` (M, 5) lie from their predictions [px],
+    (M, 2).
+    """
+    vy, vx, yy, xx, yx = sums.T
+    damping = DAMPING * (yy + xx) / 2 + 1e-30
+    yy, xx = yy + damping, xx + damping
+    slope = np.stack([xx * vy - yx * vx, yy * vx - yx * vy], 1) / (yy * xx - yx**2)[:, None]
+    moves: Double = -2 * slope
+    return moves
 
 
 def potential(slope_y: Float, slope_x: Float) -> Float:
@@ -236,12 +327,11 @@ def plane(shape: tuple[int, int], ramp: tuple[float, float]) -> Complex:
 
 def first_phase(scan: Scan, probe: Complex) -> Float:
     """Return the phase (H, W) that the patterns' displacements against a flat object give, with the
-    normalised probe (P, N, N).
+    normalised probe (P, N, N); less what their counts tell that the amplitude feigns.
     """
-    field = np.fft.fft2(probe * flat_transmission(scan), norm='ortho')
-    modulus = np.fft.fftshift(np.sqrt((np.abs(field) ** 2).sum(0))).astype(np.float32)
-    good = (~scan.bad_pixels).astype(np.float32)
-    slow = SlowPhase(windows(scan).corner_px, probe, scan.frame.shape)
+    probe = probe * flat_transmission(scan)
+    modulus, good = _flat_modulus(probe), (~scan.bad_pixels).astype(np.float32)
+    slow = SlowPhase(windows(scan).corner_px, probe, scan.frame.shape, good)
     sums = np.empty((len(scan), SUMS), np.float32)
     for start in range(0, len(scan), BATCH):
         rows = slice(start, start + BATCH)
@@ -250,7 +340,38 @@ def first_phase(scan: Scan, probe: Complex) -> Float:
         miss *= good
         # One predicted pattern for all: its slopes are taken once.
         sums[rows] = _sums_of_one(modulus, miss, good)
-    return slow.phase(sums, doubting=False)  # a first guess, judged by the patterns as a whole
+    # A first guess, judged by the patterns as a whole.
+    return slow.phase(sums, slow.brighter(scan.totals), doubting=False)
+
+
+def _flat_modulus(probe: Complex) -> Float:
+    """Return the modulus (N, N) of the pattern of a flat object under a probe (P, N, N)."""
+    modulus: Float = np.sqrt((np.abs(_far(probe)) ** 2).sum(0)).astype(np.float32)
+    return modulus
+
+
+def _feigned(probe: Complex, good: Float | None) -> Double | None:
+    """Return how far patterns move by a slope of the logarithm of the amplitude, 1 per pixel along
+    y and x, [px], (2, 2); None where that is little, or bad pixels hide too much of the light for
+    counts to tell of it; probe (P, N, N).
+    """
+    modulus = _flat_modulus(probe)
+    good = np.ones_like(modulus) if good is None else good
+    if float((modulus**2 * good).sum()) < SEEN * float((modulus**2).sum()):
+        return None
+    power, r = (np.abs(probe) ** 2).sum(0), np.arange(probe.shape[-1])
+    y, x = (r - (power.sum(k) * r).sum() / power.sum() for k in (1, 0))
+    field = _far(probe)
+    changes = [(field.conj() * _far(probe * side)).real.sum(0) for side in (y[:, None], x)]
+    miss = np.stack(changes) / np.maximum(modulus, 1e-12) * good
+    moves = _moves(_sums_of_one(modulus, miss.astype(np.float32), good).astype(np.float64))
+    return moves if np.abs(moves).max() > LEAST_FEIGNED_RAD * len(r) / (2 * np.pi) else None
+
+
+def _far(probe: Complex) -> Complex:
+    """Return the far field (P, N, N) of a flat object."""
+    field: Complex = fft.fftshift(fft.fft2(probe, norm='ortho'), (-2, -1))
+    return field
 
 
 def _sums_of_one(modulus: Float, miss: Float, good: Float) -> Float:

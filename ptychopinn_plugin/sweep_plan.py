@@ -26,7 +26,7 @@ from scipy import fft
 
 from .grouping import Rows
 from .light import Light
-from .scan import Complex, Double, Scan
+from .scan import Complex, Double, Float, Scan
 
 # Object and probe answer the same misses: where a batch covers the object their steps add up, and
 # sweeps diverge where they are more than two whole ones. By how many patterns of a batch a place
@@ -34,7 +34,10 @@ from .scan import Complex, Double, Scan
 # more, and the least; and by how many at all: even with a known probe sweeps of few photons diverge
 # beyond.
 APART, FALLING, LEAST_FOLLOWING, MOST_SEEN = 0.5, 0.3, 0.1, 3.0
-MOMENTUM = 0.5
+# The more where a beam has no edge, and slow waves are the last to come, and photons are not so few
+# that it piles up noise instead, nor patterns that see a place: photons in the beam, per pixel and
+# pattern, and patterns.
+MOMENTUM, MOMENTUM_PHOTONS, MOMENTUM_VIEWS = (0.5, 0.65), (50.0, 300.0), (2.0, 4.0)
 MOMENTUM_SHARE = 0.9  # of the sweeps; the last ones settle
 FULL_PACE, SMALLEST_PACE = 1.25, 0.1
 # Of how many sweeps one settles, and the last step times their number.
@@ -47,7 +50,7 @@ REGULARISATION = (0.1, 0.5)  # of many and of few photons
 # Where a loss is so many times the least before it, steps in dim light were too long, as under
 # Gaussian beams and many photons: a of the sweeps from there on.
 RISE, STEADY = 1.03, 0.35
-SOFTNESS = 2.3, 2.8  # of a beam: from here to there a rises to that at once
+SOFTNESS = 2.3, 2.8  # of a beam: from here to there it loses its edge
 BRIGHT_PHOTONS = 1000.0  # under the beam, per pixel and pattern: the least for the former
 LARGEST_BATCH = 32  # what stays in a CPU's cache
 # Smaller batches take more steps a sweep: where sweeps are few, they get further.
@@ -59,6 +62,7 @@ LARGEST_ON_GPU, MOST_PIXELS_ON_GPU = 256, 2**21
 # sparse and enough of its sweeps follow; after the last it takes off noise. Oftener it would push
 # the object away from what the patterns say.
 NETWORK_SWEEPS, NETWORK_SHARE = (1, 4, 9), 0.5
+TOLD_SWEEPS = 4  # of these; later a wrong probe and counts that fluctuate tell as much
 FIRST_MOVE = 2  # after this sweep there is an object that tells where patterns belong
 NETWORK_LAST = 0.8
 # With fewer sweeps than these, one more gains more in the time of a look than an answer of which,
@@ -82,6 +86,7 @@ class SweepPlan:
     pace      the share of a full step it takes
     fall      the largest share of its modulus that a pixel of the far field may lose in a step
     correct   whether the slow phase is corrected after it
+    told      whether counts tell what of it the amplitude feigns
     momentum  by what share of its last change the object is pushed on before the next
     network   the share of its answer by which a network, where there is one, corrects the object
     move      whether the positions are corrected after it
@@ -93,6 +98,7 @@ class SweepPlan:
     pace: float
     fall: float
     correct: bool
+    told: bool
     momentum: float
     network: float
     move: bool = False
@@ -107,9 +113,10 @@ def plan_sweep(
     sparse: bool = False,
     slow_phase: bool = True,
     correct_positions: bool = False,
+    momentum: float = MOMENTUM[0],
 ) -> SweepPlan:
     """Return the plan of sweep `number` (from 1) of `total`, of a scan whose patterns hardly
-    overlap (`sparse`) or do.
+    overlap (`sparse`) or do, with the `momentum` for its beam.
     """
     of, sweeps = SETTLING_SPARSE if sparse else SETTLING
     share, fallen = DAMPING_SPARSE if sparse else DAMPING
@@ -122,7 +129,8 @@ def plan_sweep(
         pace=FULL_PACE - (FULL_PACE - last) * gone,
         fall=POISSON_FALL if gone else 1.0,
         correct=slow_phase and due(number),
-        momentum=MOMENTUM if moving else 0.0,
+        told=number <= TOLD_SWEEPS,
+        momentum=momentum if moving else 0.0,
         network=NETWORK_LAST if number == total else float(looked_at),
         move=correct_positions and FIRST_MOVE <= number < total,
         renew=number & (number - 1) == 0,
@@ -176,12 +184,31 @@ def regularisation(probe: Complex) -> float:
     A small a makes fast steps where there is little light: noisy ones where photons are few, and
     ever wilder ones under a beam without an edge, neither in the object nor on the detector.
     """
-    power = (np.abs(probe) ** 2).sum(0).astype(np.float64)
-    photons = float((power**2).sum() / power.sum())
-    far = (np.abs(fft.fft2(probe)) ** 2).sum(0)
-    soft = float(np.interp(min(map(softness, (power, far))), SOFTNESS, (0, 1)))
     low, high = REGULARISATION
-    return max(float(np.clip(low * BRIGHT_PHOTONS / photons, low, high)), STEADY * soft)
+    share = float(np.clip(low * BRIGHT_PHOTONS / _photons(probe), low, high))
+    return max(share, STEADY * edgeless(probe))
+
+
+def momentum_for(probe: Complex, light: Light) -> float:
+    """Return the momentum of the sweeps for a probe (P, N, N) whose power is in photons."""
+    bright = np.interp(np.log(_photons(probe)), np.log(MOMENTUM_PHOTONS), (0, 1))
+    seen = np.interp(light.middle_views, MOMENTUM_VIEWS, (0, 1))
+    least, most = MOMENTUM
+    return least + (most - least) * edgeless(probe) * float(bright * seen)
+
+
+def _photons(probe: Complex) -> float:
+    """Return the photons per pixel in the beam of a probe (P, N, N)."""
+    power = (np.abs(probe) ** 2).sum(0).astype(np.float64)
+    return float((power**2).sum() / power.sum())
+
+
+def edgeless(probe: Complex) -> float:
+    """Return 0 for a probe (P, N, N) with an edge, in the object or on the detector, and 1 for one
+    without.
+    """
+    beams = ((np.abs(wave) ** 2).sum(0) for wave in (probe, fft.fft2(probe)))
+    return float(np.interp(min(map(softness, beams)), SOFTNESS, (0, 1)))
 
 
 def following(light: Light, share: float) -> float:
@@ -192,7 +219,7 @@ def following(light: Light, share: float) -> float:
     return max(LEAST_FOLLOWING, 1 - FALLING * max(0.0, seen - APART))
 
 
-def softness(power: Double) -> float:
+def softness(power: Float | Double) -> float:
     """Return how many pixels of a beam (N, N) hold 90 % of its power over how many hold half of it:
     1.8 of a disc, 3.3 of a Gaussian.
     """

@@ -51,6 +51,7 @@ from .sweep_plan import (
     following,
     held_out,
     little_left,
+    momentum_for,
     plan_sweep,
     regularisation,
     settled,
@@ -152,7 +153,9 @@ class Sweeper:
             self._fix_ambiguities()
         if plan.correct:
             with fft.set_workers(self.threads if self.object.size > LEAST_SHARED else 1):
-                phase = self.slow.phase(ramps)
+                counts = self.scan.totals[self._rows]
+                brighter = self.slow.brighter(counts, self.object) if plan.told else None
+                phase = self.slow.phase(ramps, brighter)
             self.object *= np.cos(phase) + 1j * np.sin(phase)
         self.step.take_over()
         if plan.move:
@@ -190,7 +193,8 @@ class Sweeper:
 
     def _slow_phase(self) -> SlowPhase:
         corner_px = np.concatenate([b.corner_px for b in self.batches[: self.used]])
-        return SlowPhase(corner_px, self.probe, self.scan.frame.shape)
+        good = (~self.scan.bad_pixels).astype(np.float32)
+        return SlowPhase(corner_px, self.probe, self.scan.frame.shape, good)
 
     def push(self, momentum: float) -> None:
         """Push the object on by a share of its change since the last push."""
@@ -331,7 +335,7 @@ def _sweeps(
     watched = None if held is None else scan.take(held)
     errors: list[float] = []
     losses: list[float] = []
-    last, number, total = start.object, 0, config.sweeps
+    last, number, total, momentum = start.object, 0, config.sweeps, momentum_for(probe, light)
     slow_phase = config.slow_phase and followed(probe) > LEAST_FOLLOWED
     if config.slow_phase and not slow_phase:
         logger.info('The beam fills the window: the slow phase is left to the sweeps')
@@ -340,7 +344,7 @@ def _sweeps(
         plan = plan_sweep(
             number, total,
             sparse=light.sparse, slow_phase=slow_phase,
-            correct_positions=config.correct_positions,
+            correct_positions=config.correct_positions, momentum=momentum,
         )  # fmt: skip
         if sweeper.regularisation < STEADY and little_left(losses, plan.damp):
             sweeper.regularise(STEADY)

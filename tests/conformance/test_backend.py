@@ -412,6 +412,32 @@ class TestRefine:
             miss[slow_phase] = compare(image.object, scan.true_object, image.weight).phase_mae_rad
         assert miss[True] < 0.25 * miss[False]
 
+    def test_counts_tell_amplitudes_from_phases_under_a_curved_beam(self, backend, monkeypatch):
+        """Its patterns move by both; the start is flat, so that only sweeps tell them apart."""
+        settings = Simulation(
+            probe='gaussian', patterns=250, object_size_px=256, pattern_size_px=128, seed=9
+        )
+        scan = simulate_scan(settings)
+        miss = []
+        for told in (sweep_plan.TOLD_SWEEPS, 0):
+            monkeypatch.setattr(sweep_plan, 'TOLD_SWEEPS', told)
+            _, sweeps = self.refine(backend, scan, sweeps=6)
+            image = sweeps[-1].image
+            miss.append(compare(image.object, scan.true_object, image.weight).phase_mae_rad)
+        assert miss[0] < 0.9 * miss[1]
+
+    def test_more_momentum_finds_slow_waves_sooner_without_an_edge(self, backend, monkeypatch):
+        scan = simulate_scan(
+            Simulation(specimen='lines', probe='gaussian', patterns=400, object_size_px=200, seed=8)
+        )
+        miss = []
+        for most in (sweep_plan.MOMENTUM[1], sweep_plan.MOMENTUM[0]):
+            monkeypatch.setattr(sweep_plan, 'MOMENTUM', (sweep_plan.MOMENTUM[0], most))
+            _, sweeps = self.refine(backend, scan, sweeps=10)
+            image = sweeps[-1].image
+            miss.append(compare(image.object, scan.true_object, image.weight).phase_mae_rad)
+        assert miss[0] < 0.95 * miss[1]
+
     def test_a_beam_that_fills_the_window_keeps_its_slow_phase(self, backend):
         """Its patterns do not tell where they move: believed, they gave 0.25."""
         scan = simulate_scan(Simulation(specimen='lines', patterns=150, object_size_px=224, seed=6))

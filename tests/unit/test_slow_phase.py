@@ -186,6 +186,102 @@ def test_a_gradient_is_believed():
     assert np.corrcoef(doubted.ravel(), taken.ravel())[0, 1] > 0.98
 
 
+def brightened(probe, gy, gx):
+    """|F| (1, N, N), zero frequency first, of a probe under an amplitude whose logarithm has a
+    slope from the middle of the beam on, its power kept.
+    """
+    field = np.fft.fft2(probe * np.exp(ramp(gy, gx)))
+    modulus = np.sqrt((np.abs(field) ** 2).sum(0))
+    flat = np.fft.fft2(probe)
+    return (modulus * np.linalg.norm(flat) / np.linalg.norm(modulus))[None].astype(np.float32)
+
+
+@pytest.mark.parametrize('masked', [False, True])
+@pytest.mark.parametrize('g', [(0.001, 0.0), (0.0, -0.002), (-0.002, 0.001)])
+def test_what_the_amplitude_feigns_is_foretold(g, masked):
+    probe = make_probe('gaussian', N, 1).astype(np.complex64)
+    good = np.ones((N, N), np.float32)
+    if masked:
+        good[:, 20:44:8] = 0  # of zero frequency first: few lines, little light
+        good[:, 22:42] = 0
+    made = SlowPhase(np.array([[0, 0]]), probe, (N, N), np.fft.fftshift(good))
+    flat = moduli(0, probe)
+    # `SlowPhase` has patterns as the detector has them.
+    miss = np.fft.fftshift((brightened(probe, *g) - flat) * good, (-2, -1))
+    found, _ = made.ramps(ramp_sums(np.fft.fftshift(flat, (-2, -1)), miss, np.fft.fftshift(good)))
+    foretold = np.array(g) @ made.feigned_px * (2 * np.pi / N)
+    assert np.hypot(*foretold) > 4 * np.hypot(*g)
+    np.testing.assert_allclose(found[0], foretold, rtol=0.02, atol=1e-4)
+
+
+def test_amplitudes_feign_little_under_an_edge_and_tell_nothing_behind_a_beam_stop():
+    gaussian, zone_plate = (
+        make_probe(kind, N, 1).astype(np.complex64) for kind in ('gaussian', 'zone-plate')
+    )
+    stop = np.ones((N, N), np.float32)
+    stop[24:40, 24:40] = 0
+    places = np.array([[0, 0], [3, 5]])
+
+    def made(*given):
+        return SlowPhase(places, *given)
+
+    counts = np.array([1.0, 2.0])
+    assert made(gaussian, (80, 80)).brighter(counts) is not None
+    assert made(gaussian, (80, 80), stop).brighter(counts) is None
+    assert made(zone_plate, (80, 80)).brighter(counts) is None
+
+
+def gaussian_scan(object_):
+    """A scan of an object (192, 192) under a Gaussian beam, without noise."""
+    scan = simulate_scan(
+        Simulation(probe='gaussian', patterns=400, object_size_px=192, seed=5)
+    )  # fmt: skip
+    return seen_through(scan, object_)
+
+
+def amplitude_wave():
+    y, x = np.mgrid[:192, :192]
+    return 0.7 + 0.2 * np.cos(2 * np.pi * (x + 0.5 * y) / 150)
+
+
+def test_counts_tell_how_bright_the_object_is():
+    scan = gaussian_scan(amplitude_wave())
+    probe = normalised_probe(scan)
+    place = windows(scan).corner_px
+    made = SlowPhase(place, probe, scan.frame.shape)
+    flat = made.brighter(scan.totals)
+    middle = place + N // 2
+    wave = np.log(amplitude_wave())[tuple(middle.T)]
+    assert np.corrcoef(flat, wave)[0, 1] > 0.99
+    assert abs(flat.mean()) < 1e-9
+    # An object that is right already is to grow nowhere.
+    right = made.brighter(scan.totals, scan.true_object.astype(np.complex64))
+    assert right.std() < 0.03 * flat.std()
+
+
+def test_an_amplitude_is_not_taken_for_a_phase(monkeypatch):
+    scan = gaussian_scan(amplitude_wave())
+    probe = normalised_probe(scan)
+    lit = np.s_[40:-40, 40:-40]
+    found = first_phase(scan, probe)[lit].std()
+    monkeypatch.setattr(slow_phase, 'LEAST_FEIGNED_RAD', np.inf)
+    feigned = first_phase(scan, probe)[lit].std()
+    assert feigned > 0.3  # of an object without a phase
+    assert found < 0.25 * feigned
+
+
+def test_counts_that_jump_are_not_believed():
+    scan = gaussian_scan(np.exp(0.5j * amplitude_wave()))
+    probe, rng = normalised_probe(scan), np.random.default_rng(0)
+    made = SlowPhase(windows(scan).corner_px, probe, scan.frame.shape)
+    sums = np.tile(np.float32([0, 0, 1, 1, 0]), (len(scan), 1))
+    jumps = made.brighter(scan.totals * rng.normal(1, 0.05, len(scan)))
+    wave = np.std(jumps) * np.cos(2 * np.pi * windows(scan).corner_px[:, 0] / 100)
+    lit = np.s_[40:-40, 40:-40]
+    phase_of = {k: made.phase(sums, v)[lit].std() for k, v in (('jumps', jumps), ('wave', wave))}
+    assert phase_of['jumps'] < 0.15 * phase_of['wave']
+
+
 @pytest.mark.parametrize(
     ('settings', 'pitch_px'),
     [({}, 2), ({'pattern_size_px': 128, 'object_size_px': 333}, 4)],

@@ -20,6 +20,7 @@ from ptychopinn_plugin.sweep_plan import (
     following,
     held_out,
     little_left,
+    momentum_for,
     plan_sweep,
     regularisation,
     settled,
@@ -206,6 +207,26 @@ def test_a_beam_without_an_edge_is_damped_from_the_first(kind, soft, modes, side
     probe = 1e4 * make_probe(kind, side, modes).astype(np.complex64)
     assert regularisation(probe) == (STEADY if soft else REGULARISATION[0])
     assert regularisation(1e-3 * probe) == REGULARISATION[1]
+
+
+@pytest.mark.parametrize(
+    ('kind', 'photons', 'views', 'expected'),
+    [
+        ('gaussian', 1e6, 10, 0.65),
+        ('gaussian', 1e6, 3, 0.575),  # hardly overlapping: it piles up
+        ('gaussian', 1e6, 1.5, 0.5),
+        ('gaussian', 1e4, 10, 0.5),  # noise piles up
+        ('zone-plate', 1e6, 10, 0.5),
+        ('airy', 1e6, 10, 0.5),
+    ],
+)
+def test_slow_waves_are_pushed_on_where_no_edge_tells_of_them(kind, photons, views, expected):
+    probe = np.sqrt(photons) * make_probe(kind, 64, 1).astype(np.complex64)
+    assert momentum_for(probe, seen_by(views)) == pytest.approx(expected)
+
+
+def test_counts_are_asked_in_the_first_sweeps_only():
+    assert [p.told for p in plans(6)] == [True] * 4 + [False] * 2
 
 
 def test_an_edge_in_the_object_is_as_good_as_one_on_the_detector():
