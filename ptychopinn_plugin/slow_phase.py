@@ -279,11 +279,11 @@ def integrate(slope_y: Float, slope_x: Float) -> Float:
 
 
 def _cells(picture: Float, pitch_px: int) -> Float:
-    """Return the sums of a picture (N, N) over cells of so many pixels a side."""
-    missing = -len(picture) % pitch_px
-    count = (len(picture) + missing) // pitch_px
-    padded = np.pad(picture, (0, missing)).reshape(count, pitch_px, count, pitch_px)
-    sums: Float = padded.sum((1, 3))
+    """Return the sums of a picture (H, W) over cells of so many pixels a side."""
+    height, width = (-(-n // pitch_px) for n in picture.shape)
+    padded = np.zeros((height * pitch_px, width * pitch_px), picture.dtype)
+    padded[: picture.shape[0], : picture.shape[1]] = picture
+    sums: Float = padded.reshape(height, pitch_px, width, pitch_px).sum((1, 3))
     return sums
 
 

@@ -86,9 +86,9 @@ class SweepPlan:
     pace      the share of a full step it takes
     fall      the largest share of its modulus that a pixel of the far field may lose in a step
     correct   whether the slow phase is corrected after it
-    told      whether counts tell what of it the amplitude feigns
     momentum  by what share of its last change the object is pushed on before the next
     network   the share of its answer by which a network, where there is one, corrects the object
+    told      whether counts tell what the amplitude feigns of the slow phase
     move      whether the positions are corrected after it
     renew     whether the denominators of a probe that changes are made anew
     damp      with a last loss above such a share of the one before, steps in dim light are damped
@@ -98,9 +98,9 @@ class SweepPlan:
     pace: float
     fall: float
     correct: bool
-    told: bool
     momentum: float
     network: float
+    told: bool = False
     move: bool = False
     renew: bool = True
     damp: float = math.inf

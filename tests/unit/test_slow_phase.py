@@ -259,6 +259,21 @@ def test_counts_tell_how_bright_the_object_is():
     assert right.std() < 0.03 * flat.std()
 
 
+def test_an_object_of_any_shape_is_seen():
+    """By the beam of every pattern, with cells of several pixels."""
+    probe = make_probe('gaussian', 128, 1).astype(np.complex64)
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:201, :260]
+    object_ = (1 + 0.3 * np.cos(2 * np.pi * (x + 0.5 * y) / 150)).astype(np.complex64)
+    corner_px = np.stack([rng.integers(0, 201 - 128, 30), rng.integers(0, 260 - 128, 30)], 1)
+    made = SlowPhase(corner_px, probe, object_.shape)
+    power = (np.abs(probe) ** 2).sum(0)
+    parts = [np.abs(object_[y : y + 128, x : x + 128]) ** 2 for y, x in corner_px.tolist()]
+    counts = np.array([(power * p).sum() for p in parts])
+    assert made.pitch_px > 1
+    assert made.brighter(1e6 * counts, object_).std() < 0.05 * made.brighter(1e6 * counts).std()
+
+
 def test_an_amplitude_is_not_taken_for_a_phase(monkeypatch):
     scan = gaussian_scan(amplitude_wave())
     probe = normalised_probe(scan)
