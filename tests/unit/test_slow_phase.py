@@ -239,9 +239,9 @@ def gaussian_scan(object_):
     return seen_through(scan, object_)
 
 
-def amplitude_wave():
+def amplitude_wave(depth=0.2):
     y, x = np.mgrid[:192, :192]
-    return 0.7 + 0.2 * np.cos(2 * np.pi * (x + 0.5 * y) / 150)
+    return 1 - depth * (1 + np.cos(2 * np.pi * (x + 0.5 * y) / 150))
 
 
 def test_counts_tell_how_bright_the_object_is():
@@ -274,15 +274,17 @@ def test_an_object_of_any_shape_is_seen():
     assert made.brighter(1e6 * counts, object_).std() < 0.05 * made.brighter(1e6 * counts).std()
 
 
-def test_an_amplitude_is_not_taken_for_a_phase(monkeypatch):
-    scan = gaussian_scan(amplitude_wave())
+@pytest.mark.parametrize(('depth', 'left'), [(0.2, 0.25), (0.4, 0.5)])
+def test_an_amplitude_is_not_taken_for_a_phase(depth, left, monkeypatch):
+    """Not even one that moves patterns by more than is believed of a phase."""
+    scan = gaussian_scan(amplitude_wave(depth))
     probe = normalised_probe(scan)
     lit = np.s_[40:-40, 40:-40]
     found = first_phase(scan, probe)[lit].std()
     monkeypatch.setattr(slow_phase, 'LEAST_FEIGNED_RAD', np.inf)
     feigned = first_phase(scan, probe)[lit].std()
-    assert feigned > 0.3  # of an object without a phase
-    assert found < 0.25 * feigned
+    assert feigned > 1.5 * depth  # of an object without a phase
+    assert found < left * feigned
 
 
 def test_counts_that_jump_are_not_believed():
