@@ -19,7 +19,8 @@ wavelengths the curl tells how much of the divergence to believe.
 A slope of the amplitude moves patterns too where the wavefront is curved, as one side of the beam,
 which looks elsewhere, gets brighter: a Gaussian beam out of focus by as much as a phase of 5 or 10
 times the logarithm of the amplitude. That is a gradient, which no curl tells. But the counts of
-every pattern tell the amplitude under it, so the first phase goes without what that feigns.
+every pattern tell the amplitude under it, so the first phase and the first sweeps' go without what
+that feigns.
 
 Letters as in `scan`; the modulus and the miss may carry any common factor.
 """
