@@ -218,6 +218,11 @@ class ReconstructionConfig:
         False, 'Correct positions',
         'Let the sweeps move each pattern to where it fits, up to 6 px from its position.',
     )  # fmt: skip
+    correct_intensities: bool = setting(
+        True, 'Correct intensities',
+        'Where the beam fluctuates from pattern to pattern, find by how much and allow for it.',
+        advanced=True,
+    )  # fmt: skip
     probe_modes: int = setting(
         0, 'Probe modes',
         'Incoherent modes of the probe while it is updated; 0 keeps those of the scan.',

@@ -26,7 +26,7 @@ from .kernels import load
 from .kernels.plain import moduli
 from .result import ObjectImage
 from .scaling import amplitudes
-from .scan import Complex, Float, Scan
+from .scan import Complex, Double, Float, Scan
 from .shifted_probe import ShiftedProbe
 from .transforms import Transforms, aligned
 
@@ -87,27 +87,41 @@ class FarField:
 
 
 class Judge:
-    """Tells how badly objects explain the patterns of a scan under one probe (P, N, N)."""
+    """Tells how badly objects explain the patterns of a scan under one probe (P, N, N), whose
+    relative intensities are (M,) or the same for all.
+    """
 
-    def __init__(self, transforms: Transforms, scan: Scan, probe: Complex) -> None:
+    def __init__(
+        self,
+        transforms: Transforms,
+        scan: Scan,
+        probe: Complex,
+        intensities: Double | None = None,
+    ) -> None:
         self._scan, self._far = scan, FarField(transforms, scan, probe, BATCH)
+        self._intensities = np.ones(len(scan)) if intensities is None else intensities
+        self._lit = self._intensities > 0
         shape = BATCH, len(probe), scan.side_px
         self._corrector = self._far.kernels.corrector(shape, self._far.good, transforms.threads())
 
     def errors(self, images: Sequence[ObjectImage], rows: Rows) -> list[float]:
-        """Return sum(|F| - sqrt(I))^2 / sum(I) over the good pixels of some patterns, of each of
-        several images in one frame.
+        """Return sum(|F| - sqrt(I))^2 / sum(I) over the good pixels of some patterns, as a steady
+        beam would have made them, without those of no intensity, of each of several images in one
+        frame.
         """
         place, missed = windows(self._scan, images[0].frame), [0.0] * len(images)
+        rows = rows[self._lit[rows]]
         objects = [np.ascontiguousarray(image.object) for image in images]
         for start in range(0, len(rows), BATCH):
             part = rows[start : start + BATCH]
             amplitude = self._far.measured(part)
+            amplitude /= np.sqrt(self._intensities[part, None, None], dtype=np.float32)
             if self._corrector is not None:
                 amplitude = self._corrector.turned(amplitude)
             for number, object_ in enumerate(objects):
                 missed[number] += self._missed(object_, place, part, amplitude)
-        scale = self._scan.side_px**2 * max(float(self._scan.totals[rows].sum()), 1)
+        counts = float((self._scan.totals[rows] / self._intensities[rows]).sum())
+        scale = self._scan.side_px**2 * max(counts, 1)
         return [found / scale for found in missed]
 
     def pattern(self, image: ObjectImage, row: int) -> Float:
@@ -115,7 +129,7 @@ class Judge:
         place, object_ = windows(self._scan, image.frame), np.ascontiguousarray(image.object)
         found = self._moduli(object_, place, np.array([row]))
         counts: Float = (found[0, 0] / self._scan.side_px) ** 2
-        return counts
+        return counts * np.float32(self._intensities[row])
 
     def _moduli(self, object_: Complex, place: Windows, part: Rows) -> Float:
         far = self._far
@@ -141,10 +155,12 @@ def predict(
     image: ObjectImage,
     probe: Complex,
     rows: Rows | None = None,
+    intensities: Double | None = None,
 ) -> tuple[float, Callable[[int], Float]]:
     """Return sum(|F| - sqrt(I))^2 / sum(I) over the good pixels of some patterns, all by default,
-    and a function that predicts the pattern of a row in counts, (N, N).
+    and a function that predicts the pattern of a row in counts, (N, N). The beam's relative
+    intensities are (M,) or the same for all.
     """
-    judge = Judge(transforms, scan, probe)
+    judge = Judge(transforms, scan, probe, intensities)
     (error,) = judge.errors([image], np.arange(len(scan)) if rows is None else rows)
     return error, partial(judge.pattern, image)

@@ -117,15 +117,23 @@ class HostStep:
 
     def take_places(self) -> None:
         """Take the places of the batches from the sweeper, and forget what depended on them or on a
-        of the denominators.
+        of the denominators. A pattern without beam has a probe that is zero.
         """
-        batches = self.sweeper.batches
-        self.coefficients = [self.far.shifted.coefficients(b.shift_px) for b in batches]
+        batches, lit = self.sweeper.batches, self.sweeper.beam.present.astype(np.float32)
+        self.coefficients = [
+            self.far.shifted.coefficients(b.shift_px) * lit[b.rows, None] for b in batches
+        ]
         for part in self.parts:
             part.slopes = None
         self.series = None
         if self.shares is not None:
             self.shares.forget()
+
+    def take_gains(self, change: Float) -> None:
+        """Multiply the amplitudes that are kept by the change (M,) of the sweeper's `gains`."""
+        if self.measured is not None:
+            for number, batch in enumerate(self.sweeper.batches):
+                self.measured.batch(number)[:] *= change[batch.rows, None, None]
 
     def sweep(self, order: Rows, plan: SweepPlan) -> tuple[float, Sums, Sums]:
         """Take the batches in this order; see `Step`."""
@@ -214,6 +222,8 @@ class HostStep:
 
         def make() -> Float:
             found = self.far.measured(rows)
+            if self.sweeper.gains is not None:
+                found *= self.sweeper.gains[rows, None, None]
             return found if self.corrector is None else self.corrector.turned(found)
 
         return make() if self.measured is None else self.measured.get(number, cut, make)

@@ -14,6 +14,7 @@ from .geometry import spread, windows
 from .scan import Complex, Float, Scan
 
 BRIGHT = 0.23  # of the brightest pixel: what counts as lit
+MOST = 0.8  # of the light: what a beam's diameter is measured by
 FEW_VIEWS = 7.0  # of a pixel, in the middle
 
 
@@ -44,6 +45,15 @@ class Light:
     def middle_views(self) -> float:
         """By how many patterns a pixel is seen where there is light: the median."""
         return float(np.median(self.views[self.relative > BRIGHT]))
+
+
+def diameter_px(probe: Complex) -> float:
+    """Return the diameter of a disk as large as the pixels that hold most of the light of a probe
+    (P, N, N).
+    """
+    power = np.sort((np.abs(probe).astype(np.float64) ** 2).sum(0).ravel())[::-1]
+    pixels = int((np.cumsum(power) < MOST * power.sum()).sum()) + 1
+    return float(2 * np.sqrt(pixels / np.pi))
 
 
 def light_of(scan: Scan, probe: Complex) -> Light:

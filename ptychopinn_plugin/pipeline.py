@@ -21,6 +21,7 @@ import numpy as np
 from . import starts
 from .backends import registry
 from .backends.base import Backend, EpochCallback, Model, StepCallback
+from .beam_intensity import without_beam
 from .config import (
     MOST_SWEEPS,
     UNROLLED,
@@ -144,7 +145,7 @@ def reconstruct(
     if config.correct_positions:
         scan = moved_scan(scan, last.positions_px, last.image.frame)
         config = replace(config, correct_positions=False)
-    error, pattern = backend.predict(scan, last.image, last.probe, runtime)
+    error, pattern = backend.predict(scan, last.image, last.probe, runtime, last.intensities)
     example = len(scan) // 2
     result = Reconstruction(
         image=last.image,
@@ -156,6 +157,7 @@ def reconstruct(
         backend=backend.name,
         start=start.start,
         positions_px=last.positions_px,
+        intensities=last.intensities,
         example=example,
         measured=np.where(scan.bad_pixels, 0, scan.counts[example]).astype(np.float32),
         predicted=pattern(example),
@@ -185,7 +187,7 @@ def _with_uncertainty(
     again = partial(_last, model=model, backend=backend, runtime=runtime)
     repeat = _repeated(scan, pattern, reconstruction, 1)
     once = again(repeat, reconstruction=reconstruction)
-    expected, pattern = backend.predict(repeat, once.image, once.probe, runtime)
+    expected, pattern = backend.predict(repeat, once.image, once.probe, runtime, once.intensities)
     twice = again(_repeated(scan, pattern, reconstruction, 2), reconstruction=reconstruction)
     longer = replace(reconstruction, sweeps=min(2 * reconstruction.sweeps, MOST_SWEEPS))
     further = again(scan, reconstruction=longer)
@@ -264,7 +266,10 @@ def begin(
             received=f'probe_modes={reconstruction.probe_modes}, update_probe=False',
         )
         probe = adjusted(probe, reconstruction.probe_modes)
-    start = _start(scan, _of_patches(model), backend, reconstruction, runtime)
+    lit = scan
+    if reconstruction.correct_intensities and len(off := without_beam(scan)):
+        lit = scan.take(np.setdiff1d(np.arange(len(scan)), off))
+    start = _start(lit, _of_patches(model), backend, reconstruction, runtime)
     return Sweep(
         0, reconstruction.sweeps, start.image, probe, start.error, scan.positions_px, start.name
     )

@@ -62,7 +62,8 @@ class Sweep:
 
     `image`, `probe` (P, N, N) and `loss`: the mean of sum(|F| - sqrt(I))^2 / sum(I) met during the
     sweep. `start` says what sweep 0 is: 'network', 'gradients' or 'flat'. `positions_px` (M, 2) are
-    the scan's own unless they are corrected.
+    the scan's own unless they are corrected, `intensities` (M,) those of
+    the beam, relative to their geometric mean, or None where it does not fluctuate.
     """
 
     number: int
@@ -72,6 +73,7 @@ class Sweep:
     loss: float
     positions_px: Double
     start: str = ''
+    intensities: Double | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +87,8 @@ class Reconstruction:
     half_scan_frc50   where the Fourier ring correlation of two half scans first falls below 1/2
                       [share of Nyquist], or None
     positions_px      (M, 2) where the patterns are: the scan's own unless they were corrected
+    intensities       (M,) of the beam, relative to their geometric mean, where it was found to
+                      fluctuate and patterns were scaled to it, else None
     measured, predicted  (N, N) pattern in counts, for the figure; `example` is its row
     seconds           wall seconds by stage: load, start, sweeps, evaluate, total
     """
@@ -103,6 +107,7 @@ class Reconstruction:
     measured: Float | None = None
     predicted: Float | None = None
     half_scan_frc50: float | None = None
+    intensities: Double | None = None
 
     @property
     def amplitude(self) -> Float:

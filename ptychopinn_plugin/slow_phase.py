@@ -108,7 +108,8 @@ class SlowPhase:
         self._band = _bands(self._grid)
         cells = _cells((power / power.max()).astype(np.float32), self.pitch_px)
         self._power = fft.rfft2(cells, self._grid)
-        self.feigned_px = _feigned(probe, good)
+        self.tells = _tells(probe, good)
+        self.feigned_px = _feigned(probe, good) if self.tells else None
         self.move(corner_px)
 
     def move(self, corner_px: NDArray[np.int64]) -> None:
@@ -148,6 +149,12 @@ class SlowPhase:
             found -= np.log(np.maximum(self._under(power), 1e-30))
         found -= found.mean()
         return found / 2
+
+    def shared(self, values: Double, of: Array) -> Double:
+        """Return what the patterns that overlap with each one, and itself, have of values (M,) on
+        average, by the light on common ground, (M,): those `of` which there is one.
+        """
+        return self._under(self._spread(values * of) / self._light(of.astype(np.float64)))
 
     def _slopes(self, sums: Array, known: Double, light: Float, brighter: Double | None) -> Float:
         """Return the missing slopes of the phase on the grid, (2, ...) [rad per cell]; see
@@ -351,15 +358,20 @@ def _flat_modulus(probe: Complex) -> Float:
     return modulus
 
 
+def _tells(probe: Complex, good: Float | None) -> bool:
+    """Return whether counts tell of the object under a probe (P, N, N): bad pixels hide little of
+    the light.
+    """
+    power = _flat_modulus(probe) ** 2
+    return good is None or float((power * good).sum()) >= SEEN * float(power.sum())
+
+
 def _feigned(probe: Complex, good: Float | None) -> Double | None:
     """Return how far patterns move by a slope of the logarithm of the amplitude, 1 per pixel along
-    y and x, [px], (2, 2); None where that is little, or bad pixels hide too much of the light for
-    counts to tell of it; probe (P, N, N).
+    y and x, [px], (2, 2); None where that is little; probe (P, N, N).
     """
     modulus = _flat_modulus(probe)
     good = np.ones_like(modulus) if good is None else good
-    if float((modulus**2 * good).sum()) < SEEN * float((modulus**2).sum()):
-        return None
     power, r = (np.abs(probe) ** 2).sum(0), np.arange(probe.shape[-1])
     y, x = (r - (power.sum(k) * r).sum() / power.sum() for k in (1, 0))
     field = _far(probe)

@@ -64,6 +64,7 @@ LARGEST_ON_GPU, MOST_PIXELS_ON_GPU = 256, 2**21
 NETWORK_SWEEPS, NETWORK_SHARE = (1, 4, 9), 0.5
 TOLD_SWEEPS = 4  # of these; later a wrong probe and counts that fluctuate tell as much
 FIRST_MOVE = 2  # after this sweep there is an object that tells where patterns belong
+FIRST_SCALED = 4  # and after this one by how much the beam was brighter in each
 NETWORK_LAST = 0.8
 # With fewer sweeps than these, one more gains more in the time of a look than an answer of which,
 # where there is light, less than such a share would count.
@@ -90,6 +91,7 @@ class SweepPlan:
     network   the share of its answer by which a network, where there is one, corrects the object
     told      whether counts tell what the amplitude feigns of the slow phase
     move      whether the positions are corrected after it
+    intensities  whether the patterns are scaled to the beam's intensity after it
     renew     whether the denominators of a probe that changes are made anew
     damp      with a last loss above such a share of the one before, steps in dim light are damped
               from this sweep on, by the a of `STEADY`; see `little_left`
@@ -102,6 +104,7 @@ class SweepPlan:
     network: float
     told: bool = False
     move: bool = False
+    intensities: bool = False
     renew: bool = True
     damp: float = math.inf
 
@@ -113,6 +116,7 @@ def plan_sweep(
     sparse: bool = False,
     slow_phase: bool = True,
     correct_positions: bool = False,
+    correct_intensities: bool = True,
     momentum: float = MOMENTUM[0],
 ) -> SweepPlan:
     """Return the plan of sweep `number` (from 1) of `total`, of a scan whose patterns hardly
@@ -133,6 +137,7 @@ def plan_sweep(
         momentum=momentum if moving else 0.0,
         network=NETWORK_LAST if number == total else float(looked_at),
         move=correct_positions and FIRST_MOVE <= number < total,
+        intensities=correct_intensities and FIRST_SCALED <= number < total,
         renew=number & (number - 1) == 0,
         damp=fallen if settling >= LEAST_DAMPED and gone > share else math.inf,
     )

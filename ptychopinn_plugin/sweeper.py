@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
+from .beam_intensity import BeamIntensity, predicted_counts, without_beam
 from .canvas import Canvas, heard
 from .config import ReconstructionConfig
 from .far_field import predict
@@ -48,6 +49,7 @@ from .sweep_plan import (
     STEADY,
     SweepPlan,
     batch_size,
+    edgeless,
     following,
     held_out,
     little_left,
@@ -99,7 +101,12 @@ class Step(Protocol):
         """Take object and probe from the sweeper."""
 
     def take_places(self) -> None:
-        """Take the places of the batches and a of the denominators from the sweeper."""
+        """Take the places of the batches, which of their patterns have light, and a of the
+        denominators from the sweeper.
+        """
+
+    def take_gains(self, change: Float) -> None:
+        """Multiply the amplitudes that are kept by the change (M,) of the sweeper's `gains`."""
 
 
 class Sweeper:
@@ -135,6 +142,9 @@ class Sweeper:
             self.batches += _batches(scan, self.size, np.setdiff1d(np.arange(len(scan)), held))
         self.follow = following(light, self.size / len(scan))
         self.positions = Positions(scan) if config.correct_positions else None
+        off = without_beam(scan) if config.correct_intensities else np.zeros(0, np.int64)
+        self.beam = BeamIntensity(off, len(scan), edgeless(probe))
+        self.gains: Float | None = None  # by which amplitudes are multiplied, (M,)
         self.slopes = probe[None]
         self.slow = self._slow_phase()
         self.power = float((np.abs(probe) ** 2).sum())
@@ -160,7 +170,10 @@ class Sweeper:
         self.step.take_over()
         if plan.move:
             self._move_patterns(moves)
-        return error / self.counts
+        error /= self.counts
+        if plan.intensities and self.slow.tells:
+            self._follow_beam()
+        return error
 
     def close(self) -> None:
         """Let go of the step and its memory, at once: the two know each other."""
@@ -173,8 +186,10 @@ class Sweeper:
 
     @property
     def counts(self) -> float:
-        """The counts of the patterns in use."""
-        return float(self.scan.totals[self._rows].sum())
+        """The counts of the patterns in use, as a steady beam would have made them."""
+        rows = self._rows
+        counts = self.scan.totals[rows]
+        return float((counts if self.gains is None else counts * self.gains[rows] ** 2).sum())
 
     @property
     def _rows(self) -> Rows:
@@ -190,6 +205,30 @@ class Sweeper:
         self.batches = [_batch(b.rows, place) for b in self.batches]
         self.slow.move(place.corner_px[self._rows])
         self.step.take_places()
+
+    def _follow_beam(self) -> None:
+        """Scale the patterns to the beam's intensity, where it fluctuates."""
+        rows, used = self._rows, self.batches[: self.used]
+        places_px = np.concatenate([b.corner_px + b.shift_px for b in used])
+        with fft.set_workers(self.threads if self.object.size > LEAST_SHARED else 1):
+            predicted = predicted_counts(self.object, self.probe, places_px)
+        present = self.beam.present.copy()
+        self.beam.follow(rows, self.scan.totals[rows], predicted, self.slow)
+        if (self.beam.present != present).any():
+            self.step.take_places()
+        gains = self.beam.gains
+        if gains is not None:
+            self.step.take_gains(gains if self.gains is None else gains / self.gains)
+            self.gains = gains
+
+    def by_batch(self, values: Float) -> Float:
+        """Return values of the patterns, (M,), in the order of the batches, (K, B), ones where a
+        batch is shorter than others.
+        """
+        made = np.ones((len(self.batches), max(len(b.rows) for b in self.batches)), np.float32)
+        for row, batch in zip(made, self.batches, strict=True):
+            row[: len(batch.rows)] = values[batch.rows]
+        return made
 
     def _slow_phase(self) -> SlowPhase:
         corner_px = np.concatenate([b.corner_px for b in self.batches[: self.used]])
@@ -217,8 +256,12 @@ class Sweeper:
         self.step.take_over()
 
     def amplitude(self, number: int) -> Float:
-        """Return a batch's amplitudes (B, N, N), as the detector has them."""
-        return amplitudes(self.scan.patterns(self.batches[number].rows))
+        """Return a batch's amplitudes (B, N, N), as the detector has them, of a steady beam."""
+        rows = self.batches[number].rows
+        found = amplitudes(self.scan.patterns(rows))
+        if self.gains is not None:
+            found *= self.gains[rows, None, None]
+        return found
 
     def _fix_ambiguities(self) -> None:
         """Keep the probe's power, its modes orthogonal, and the object without a phase ramp: what
@@ -345,6 +388,7 @@ def _sweeps(
             number, total,
             sparse=light.sparse, slow_phase=slow_phase,
             correct_positions=config.correct_positions, momentum=momentum,
+            correct_intensities=config.correct_intensities,
         )  # fmt: skip
         if sweeper.regularisation < STEADY and little_left(losses, plan.damp):
             sweeper.regularise(STEADY)
@@ -369,5 +413,8 @@ def _sweeps(
                 logger.info('Settling after sweep %d of %d', number, total)
                 sweeper.use_all()
         where_px = scan.positions_px if positions is None else positions.px
-        yield Sweep(number, total, image, sweeper.probe.copy(), loss, where_px)
+        yield Sweep(
+            number, total, image, sweeper.probe.copy(), loss, where_px,
+            intensities=sweeper.beam.relative,
+        )  # fmt: skip
         sweeper.push(plan.momentum)

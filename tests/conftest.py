@@ -33,6 +33,17 @@ def seen_through(scan, object_):
     return replace(scan, counts=counts, true_object=object_.astype(np.complex64))
 
 
+def fluctuating(scan, by, seed=0):
+    """The scan as a beam of which a share is lost now and then would have seen it, and the beam's
+    relative intensities (M,): `by` is the standard deviation of their logarithm.
+    """
+    rng = np.random.default_rng(seed)
+    share = np.exp(rng.normal(0, by, len(scan)))
+    share /= share.max()
+    counts = rng.binomial(scan.counts.astype(np.int64), share[:, None, None])
+    return replace(scan, counts=counts.astype(np.uint32)), share / np.exp(np.log(share).mean())
+
+
 @pytest.fixture
 def toy(monkeypatch):
     """Register the toy back end as the one that `auto` takes."""

@@ -78,7 +78,7 @@ class ToyBackend:
                 positions,
             )  # fmt: skip
 
-    def predict(self, scan, image, probe, runtime):
+    def predict(self, scan, image, probe, runtime, intensities=None):
         return 0.5, lambda row: scan.counts[row].astype(np.float32)
 
     def _image(self, scan, object_):

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from ..config import ModelConfig, ReconstructionConfig, RuntimeConfig, TrainingConfig
 from ..errors import ConfigError, explain
 from ..result import Epoch, ObjectImage, Sweep
-from ..scan import Complex, Float, Scan
+from ..scan import Complex, Double, Float, Scan
 
 Weights = dict[str, Float]
 
@@ -118,8 +118,13 @@ class Backend(Protocol):
         """
 
     def predict(
-        self, scan: Scan, image: ObjectImage, probe: Complex, runtime: RuntimeConfig
+        self,
+        scan: Scan,
+        image: ObjectImage,
+        probe: Complex,
+        runtime: RuntimeConfig,
+        intensities: Double | None = None,
     ) -> tuple[float, Callable[[int], Float]]:
         """Return (fourier_error, pattern) where pattern(row) is the predicted pattern (N, N) in
-        counts.
+        counts, for the beam's relative intensities (M,), the same for all when not given.
         """

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..beam_intensity import without_beam
 from ..scan import Double
 from .finding import NOTE, WARNING, Finding
 from .sample import Rows, Sample
 
 NEIGHBOURS = 6
 NEAR = 0.5  # of the probe's diameter: so far apart two patterns see much the same
-AROUND, CLOSE = 24, 0.75  # neighbours, and their distance, whose totals a pattern should have
-FEWEST, FEWEST_PAIRS = 3, 8
-OFF = 0.15  # of what they have
+FEWEST_PAIRS = 8
 DARK = 2e-3  # of the brightest patterns
 BINS, FEWEST_BINS, PER_BIN = 12, 4, 10
 ORDERED = 0.8  # share of the pattern's number that a quadratic in the position explains
@@ -41,8 +40,9 @@ def off(sample: Sample) -> Iterator[Finding]:
             'beam off', WARNING,
             f'{len(rows)} of {len(totals)} patterns (rows {shown}) have {totals[rows].max():.3g} '
             f'counts or fewer; the median is {np.median(totals):.3g}',
-            'Where the beam was off the object comes out dark, and its neighbours suffer',
-            'Leave these patterns out',
+            'Where the beam was off the object would come out dark, so the sweeps leave out what '
+            'overlaps with brighter patterns',
+            'Leave these patterns out of the scan, or measure again what they should have shown',
         )  # fmt: skip
 
 
@@ -50,13 +50,7 @@ def off_rows(sample: Sample) -> Rows:
     """Return the patterns that are much darker than their neighbours, or black."""
     totals = sample.scan.totals
     black = totals < DARK * np.quantile(totals, 0.99)
-    number = min(AROUND, len(totals) - 1)
-    if number >= FEWEST:
-        distance, near = sample.tree.query(sample.scan.positions_px, k=number + 1)
-        others = (distance > 0) & (distance < CLOSE * sample.diameter_px)
-        enough = np.flatnonzero(others.sum(1) >= FEWEST)
-        usual = np.nanmedian(np.where(others, totals[near], np.nan)[enough], axis=1)
-        black[enough] |= totals[enough] < OFF * usual
+    black[without_beam(sample.scan)] = True
     rows: Rows = np.flatnonzero(black)
     return rows
 

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import ConvexHull, QhullError, cKDTree
 
+from ..light import diameter_px
 from ..scan import Double, Float, Scan
 
 PIXELS = 2**20  # that many are read for what all patterns share: 256 patterns of 64x64
 NEIGHBOUR_PIXELS = 2**22  # and of neighbours, for what changes from one to the next
 FEWEST, FEWEST_NEIGHBOURS = 16, 64
-LIGHT = 0.8  # share of the probe's power by which its diameter is measured
 LIT = 0.02  # of the brightest pixel of the mean pattern
 
 Rows = NDArray[np.int64]
@@ -69,9 +69,7 @@ class Sample:
     @cached_property
     def diameter_px(self) -> float:
         """Diameter of a disk as large as the pixels that hold most of the probe's light."""
-        brightest = np.sort(self.power.ravel())[::-1]
-        pixels = int((np.cumsum(brightest) < LIGHT).sum()) + 1
-        return float(2 * np.sqrt(pixels / np.pi))
+        return diameter_px(self.scan.probe)
 
     @cached_property
     def tree(self) -> cKDTree:

@@ -71,6 +71,8 @@ def reconstruct(args: argparse.Namespace) -> Report:
         moved = np.hypot(*(result.positions_px - scan.positions_px).T)
         report['mean_displacement_px'] = float(moved.mean())
         report['max_displacement_px'] = float(moved.max())
+    if result.intensities is not None:
+        report['beam_fluctuation'] = float(np.log(result.intensities).std())
     if result.image.uncertainty is not None:
         lit = result.weight > LIT * result.weight.max()
         report['phase_sigma_rad'] = float(np.median(result.image.uncertainty[lit]))
@@ -118,6 +120,8 @@ def _tell_reconstruction(report: Report) -> None:
             f'positions corrected by {report["mean_displacement_px"]:.2f} px on average, at most '
             f'{report["max_displacement_px"]:.2f} px'
         )
+    if 'beam_fluctuation' in report:
+        say(f'patterns scaled to a beam that fluctuates by {report["beam_fluctuation"]:.1%}')
     if 'phase_sigma_rad' in report:
         say(
             f'phase known to {report["phase_sigma_rad"]:.3g} rad (median); half scans alike up to '

@@ -41,7 +41,7 @@ from ptychopinn_plugin.slow_phase import mean_ramp, plane
 from ptychopinn_plugin.sweep_plan import NETWORK_LAST, held_out
 
 from ..backends_under_test import BACKENDS
-from ..conftest import room, seen_through
+from ..conftest import fluctuating, room, seen_through
 
 RUNTIME = RuntimeConfig(device='cpu')
 SMALL = ModelConfig(architecture='autoencoder', pattern_size_px=32, n_filters_scale=1)
@@ -736,6 +736,12 @@ class TestRefine:
         _, sweeps = self.refine(backend, small_scan, sweeps=3)
         assert all((s.positions_px == small_scan.positions_px).all() for s in sweeps)
 
+    def test_the_beam_is_followed_in_the_sweeps(self, backend, small_scan):
+        uneven, intensities = fluctuating(small_scan, 0.15)
+        _, sweeps = self.refine(backend, uneven, sweeps=12)
+        assert [s.intensities is None for s in sweeps] == [True] * 3 + [False] * 9
+        assert np.log(sweeps[-1].intensities / intensities).std() < 0.06
+
     def test_flipped_positions_fit_worse(self, backend, small_scan):
         flipped = small_scan.positions_px.copy()
         flipped[:, 0] = flipped[:, 0].min() + flipped[:, 0].max() - flipped[:, 0]
@@ -763,6 +769,16 @@ class TestPredict:
         assert error < 32 * 32 / 4 / small_scan.totals.mean() * 1.2
         measured = small_scan.counts[5].astype(float)
         assert np.corrcoef(measured.ravel(), pattern(5).ravel())[0, 1] > 0.99
+
+    def test_a_beam_that_fluctuates_is_allowed_for(self, backend, small_scan):
+        uneven, intensities = fluctuating(small_scan, 0.3)
+        image = ObjectImage(small_scan.true_object, np.ones(small_scan.frame.shape, np.float32))
+        probe = small_scan.probe * np.sqrt(uneven.totals.mean() / small_scan.totals.mean())
+        even, _ = backend.predict(uneven, image, probe, RUNTIME)
+        error, pattern = backend.predict(uneven, image, probe, RUNTIME, intensities)
+        assert error < 0.2 * even
+        for row in (intensities.argmin(), intensities.argmax()):
+            assert pattern(row).sum() == pytest.approx(uneven.totals[row], rel=0.05)
 
     def test_flat_object_does_not(self, backend, small_scan):
         image = starts.flat_start(small_scan)

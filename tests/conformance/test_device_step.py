@@ -17,6 +17,7 @@ from ptychopinn_plugin.sweep_plan import plan_sweep
 from ptychopinn_plugin.sweeper import Sweeper
 
 from ..backends_under_test import BACKENDS
+from ..conftest import fluctuating
 
 UPDATES = {'AssignAddVariableOp', 'AssignSubVariableOp'}
 ARITHMETIC = {'Add', 'AddV2', 'Sub', 'Mul', 'FloorDiv', 'FloorMod', 'Maximum', 'Minimum'}
@@ -24,8 +25,9 @@ ARITHMETIC = {'Add', 'AddV2', 'Sub', 'Mul', 'FloorDiv', 'FloorMod', 'Maximum', '
 
 @pytest.mark.parametrize('name', BACKENDS)
 @pytest.mark.parametrize('settings', [{}, {'update_probe': True}])
+@pytest.mark.parametrize('uneven', [False, True])
 def test_what_finds_no_room_on_the_device_is_made_batch_by_batch(
-    small_scan, name, settings, monkeypatch
+    small_scan, name, settings, uneven, monkeypatch
 ):
     registry.load(name)
     module = import_module(f'ptychopinn_plugin.backends.{name}.device_step')
@@ -34,18 +36,18 @@ def test_what_finds_no_room_on_the_device_is_made_batch_by_batch(
         import torch
 
         make_step, limit = partial(make_step, device=torch.device('cpu')), 'CACHE_BYTES'
-    probe, light = normalised_probe(small_scan), light_of(small_scan, normalised_probe(small_scan))
+    scan = fluctuating(small_scan, 0.2)[0] if uneven else small_scan
+    probe, light = normalised_probe(scan), light_of(scan, normalised_probe(scan))
     config = ReconstructionConfig(sweep_batch_size=7, **settings)  # some are filled up
     made = []
     for room in (None, 0):
         if room is not None:
             monkeypatch.setattr(module, limit, room)
             monkeypatch.setattr(module, 'AHEAD', 4)
-        sweeper = Sweeper(
-            small_scan, starts.gradient_start(small_scan), probe, config, make_step, light
-        )
+        sweeper = Sweeper(scan, starts.gradient_start(scan), probe, config, make_step, light)
         assert (sweeper.step.amplitudes is None) == (room == 0)
-        losses = [sweeper.sweep(plan_sweep(k, 4)) for k in (1, 2, 3)]
+        losses = [sweeper.sweep(plan_sweep(k, 8)) for k in range(1, 7 if uneven else 4)]
+        assert sweeper.beam.fluctuates == uneven
         made.append((losses, sweeper.object, sweeper.probe))
     for held, fresh in zip(*made, strict=True):
         np.testing.assert_allclose(fresh, held, rtol=1e-5, atol=1e-5 * np.abs(held).max())

@@ -13,7 +13,7 @@ from ... import far_field
 from ...config import ModelConfig, ReconstructionConfig, RuntimeConfig, TrainingConfig
 from ...errors import BackendUnavailableError, PluginError, explain, out_of_memory
 from ...result import ObjectImage, Sweep
-from ...scan import Complex, Float, Scan
+from ...scan import Complex, Double, Float, Scan
 from ..base import EpochCallback, Model, StepCallback
 from . import refine
 from .estimate import estimate
@@ -91,13 +91,18 @@ class TensorFlowBackend:
             yield sweep
 
     def predict(
-        self, scan: Scan, image: ObjectImage, probe: Complex, runtime: RuntimeConfig
+        self,
+        scan: Scan,
+        image: ObjectImage,
+        probe: Complex,
+        runtime: RuntimeConfig,
+        intensities: Double | None = None,
     ) -> tuple[float, Callable[[int], Float]]:
         """Return (fourier_error, pattern): from the processor, also where there is a GPU, which
         took three to nine times as long as 16 cores.
         """
         with _ready(runtime):
-            return far_field.predict(TRANSFORMS, scan, image, probe)
+            return far_field.predict(TRANSFORMS, scan, image, probe, intensities=intensities)
 
 
 @contextmanager

@@ -87,7 +87,7 @@ class DeviceStep:
             rows = slice(0, len(batch.rows))
             first[number, rows] = batch.corner_px[:, 0] * width + batch.corner_px[:, 1]
             shift_px[number, rows] = batch.shift_px
-            present[number, rows] = 1
+            present[number, rows, 0, 0, 0] = self.sweeper.beam.present[batch.rows]
         self.first.assign(first)
         self.shift_px.assign(shift_px)
         self.present.assign(present)
@@ -99,6 +99,12 @@ class DeviceStep:
         else:
             self.probes.assign(made[0])
             self.backs.assign(made[1])
+
+    def take_gains(self, change: Float) -> None:
+        """Multiply the amplitudes that are kept by the change (M,) of the sweeper's `gains`."""
+        if self.amplitudes is not None:
+            factors = tf.constant(self.sweeper.by_batch(change))
+            self.amplitudes *= factors[:, :, None, None, None]
 
     def sweep(self, order: Rows, plan: SweepPlan) -> tuple[float, Sums, Sums]:
         """Take the batches in this order; see `sweeper.Step`."""

@@ -12,7 +12,7 @@ import torch
 from ...config import ModelConfig, ReconstructionConfig, RuntimeConfig, TrainingConfig
 from ...errors import BackendUnavailableError, PluginError, explain, out_of_memory
 from ...result import ObjectImage, Sweep
-from ...scan import Complex, Float, Scan
+from ...scan import Complex, Double, Float, Scan
 from ..base import EpochCallback, Model, StepCallback
 from . import evaluate, refine
 from .estimate import estimate
@@ -84,11 +84,16 @@ class TorchBackend:
             yield sweep
 
     def predict(
-        self, scan: Scan, image: ObjectImage, probe: Complex, runtime: RuntimeConfig
+        self,
+        scan: Scan,
+        image: ObjectImage,
+        probe: Complex,
+        runtime: RuntimeConfig,
+        intensities: Double | None = None,
     ) -> tuple[float, Callable[[int], Float]]:
         """Return (fourier_error, pattern)."""
         with _ready(runtime) as device:
-            error, pattern = evaluate.predict(scan, image, probe, device)
+            error, pattern = evaluate.predict(scan, image, probe, device, intensities)
         return error, pattern
 
 

@@ -101,7 +101,7 @@ class DeviceStep:
             rows = slice(0, len(batch.rows))
             first[number, rows] = batch.corner_px[:, 0] * width + batch.corner_px[:, 1]
             shift_px[number, rows] = batch.shift_px
-            present[number, rows] = 1
+            present[number, rows, 0, 0] = self.sweeper.beam.present[batch.rows]
         for tensor, array in (
             (self.first, first),
             (self.shift_px, shift_px),
@@ -112,6 +112,12 @@ class DeviceStep:
             for number in range(len(first)):
                 index, shifts, there = self._places(number)
                 self.probes[number], self.backs[number] = self._lighting(index, shifts, there)
+
+    def take_gains(self, change: Float) -> None:
+        """Multiply the amplitudes that are kept by the change (M,) of the sweeper's `gains`."""
+        if self.amplitudes is not None:
+            factors = self._tensor(self.sweeper.by_batch(change))
+            self.amplitudes *= factors[:, :, None, None, None]
 
     def _places(self, number: int | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the flat pixels, the shifts and the presence of the patterns of a batch."""
