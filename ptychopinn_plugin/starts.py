@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .centring import OFF_CENTRE_PX, off_centre_px
 from .far_field import Judge
 from .geometry import relative_illumination
 from .result import ObjectImage
 from .scaling import flat_transmission, normalised_probe
 from .scan import Scan
-from .slow_phase import first_phase
+from .slow_phase import first_phase, plane
 from .transforms import PLAIN
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ def best_start(scan: Scan, threads: int = 1) -> Start:
     """Return the start that fits the patterns better."""
     flat = flat_start(scan)
     image = gradient_start(scan, flat)
+    flat = _tilted(flat, common_ramp(scan))
     flat_error, error = sampled_errors(scan, flat, image, threads=threads)
     if flat_error <= error:
         logger.info('Starting flat: the phase gradients of the patterns do not fit better')
@@ -51,11 +53,37 @@ def flat_start(scan: Scan) -> ObjectImage:
 
 def gradient_start(scan: Scan, flat: ObjectImage | None = None) -> ObjectImage:
     """Return the flat object (`flat_start`) with the phase that the displacements of the patterns
-    give.
+    give; what they have in common is found as a whole: one by one they tell pixels at most.
     """
-    flat, phase = flat or flat_start(scan), first_phase(scan, normalised_probe(scan))
+    ramp, probe = common_ramp(scan), normalised_probe(scan)
+    if any(ramp):
+        probe = probe * plane((scan.side_px, scan.side_px), ramp)
+    flat, phase = flat or flat_start(scan), first_phase(scan, probe)
     turned = flat.object * np.exp(1j * phase)
-    return replace(flat, object=turned.astype(np.complex64))
+    return _tilted(replace(flat, object=turned.astype(np.complex64)), ramp)
+
+
+def common_ramp(scan: Scan) -> tuple[float, float]:
+    """Return the phase ramp (y, x) [rad/px] of an object that shifts the patterns to where they
+    lie; zero where they lie on the probe's far field.
+    """
+    rows = np.linspace(0, len(scan) - 1, min(len(scan), SAMPLE)).astype(int)
+    good, far = ~scan.bad_pixels, np.fft.fft2(scan.probe.astype(np.complex128))
+    power = np.fft.fftshift((np.abs(far) ** 2).sum(0)) * good
+    mean = np.where(good, scan.patterns(rows).mean(0, dtype=np.float64), 0)
+    y, x = off_centre_px(mean, power, good)
+    if np.hypot(y, x) < OFF_CENTRE_PX:
+        return 0.0, 0.0
+    logger.info('The patterns lie (y, x) = (%.1f, %.1f) px off the centre of the beam', y, x)
+    return 2 * np.pi * y / scan.side_px, 2 * np.pi * x / scan.side_px
+
+
+def _tilted(image: ObjectImage, ramp: tuple[float, float]) -> ObjectImage:
+    """Return the image with a phase ramp (y, x) [rad/px]."""
+    if not any(ramp):
+        return image
+    turn = plane((image.object.shape[0], image.object.shape[1]), ramp)
+    return replace(image, object=image.object * turn)
 
 
 def sampled_errors(scan: Scan, *images: ObjectImage, threads: int = 1) -> list[float]:

@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from scipy import fft
 from scipy.ndimage import map_coordinates
 
+from ..centring import OFF_CENTRE_PX, off_centre_px
 from ..geometry import pixel_size_m
 from ..scan import Double
 from .finding import NOTE, WARNING, Finding
 from .sample import Sample
 
 # All measured, on clean scans and spoiled ones: benchmarks/checks.py.
-OFF_CENTRE_PX, FAR_OFF_CENTRE_PX = 0.7, 3.0
+FAR_OFF_CENTRE_PX = 3.0
 SHIFTED = 0.25  # of N: further off it is no misalignment
 SCALES = np.exp(np.linspace(np.log(0.5), np.log(2), 57))
 NARROW, WIDE = 0.94, 1.25  # of the measured bright field over the probe's: a clean scan lies within
@@ -32,7 +32,7 @@ HC_EV_M = 1.239841984e-6
 
 def centre(sample: Sample) -> Iterator[Finding]:
     """Find a zero frequency that is not at [N // 2, N // 2]."""
-    y, x = off_centre_px(sample)
+    y, x = off_centre_px(sample.mean, sample.far, sample.good)
     away = float(np.hypot(y, x))
     if away < OFF_CENTRE_PX:
         return
@@ -56,29 +56,6 @@ def centre(sample: Sample) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-def off_centre_px(sample: Sample) -> tuple[float, float]:
-    """Return by how much (y, x) the mean pattern lies beside the probe's far field [px]."""
-    n = sample.side
-    seen, probe = np.sqrt(np.maximum(sample.mean, 0)), np.sqrt(sample.far)
-    overlap = fft.ifft2(fft.fft2(seen) * fft.fft2(probe).conj()).real
-    # Bad pixels hide another part of the probe at every shift.
-    shown = fft.ifft2(fft.fft2(sample.good * 1.0) * fft.fft2(probe**2).conj()).real
-    match = overlap / np.sqrt(np.maximum(shown, 1e-3 * shown.max()))
-    y, x = np.unravel_index(int(match.argmax()), match.shape)
-    return (
-        _peak(match[:, x], int(y), n),
-        _peak(match[y], int(x), n),
-    )
-
-
-def _peak(values: Double, at: int, n: int) -> float:
-    """Return the place of the peak at index `at` of a cyclic curve, between -n/2 and n/2."""
-    before, here, after = values[at - 1], values[at], values[(at + 1) % n]
-    bend = before - 2 * here + after
-    part = 0.5 * (before - after) / bend if bend < 0 else 0.0
-    return float((at + n // 2) % n - n // 2 + part)
-
-
 def bright_field(sample: Sample) -> Iterator[Finding]:
     """Find a bright field of another size than the probe's."""
     factor, gain = bright_field_scale(sample)
@@ -99,7 +76,7 @@ def bright_field_scale(sample: Sample) -> tuple[float, float]:
     """Return the factor on the probe's far field that fits the mean pattern best, and by how much
     the correlation grows.
     """
-    y0, x0 = off_centre_px(sample)
+    y0, x0 = off_centre_px(sample.mean, sample.far, sample.good)
     n, seen = sample.side, sample.mean * sample.good
     axis = np.arange(n, dtype=np.float64) - n // 2
     # Half of the resolution is enough where N is large, and a quarter of the work.
