@@ -16,7 +16,7 @@ from ..config import ModelConfig, ReconstructionConfig, RuntimeConfig, TrainingC
 from ..errors import OutputError
 from ..result import Epoch, ObjectImage, Reconstruction, Sweep
 from ..scan import Scan
-from . import flags
+from . import flags, targets
 from .progress import Bar, say
 
 LIT = 0.1  # of the brightest spot: where the uncertainty is summed up
@@ -29,8 +29,7 @@ def reconstruct(args: argparse.Namespace) -> Report:
     begun = time.perf_counter()
     config = flags.settings(ReconstructionConfig, args)
     runtime = flags.settings(RuntimeConfig, args)
-    for target in (args.output, args.figure):
-        files.check_target(target)
+    targets.of_reconstruct(args)
     model = archive.load_model(args.model) if args.model else None
     scan = _load(args.scan, args)
     loaded = time.perf_counter() - begun
@@ -213,10 +212,10 @@ def train(args: argparse.Namespace) -> Report:
     begun = time.perf_counter()
     model, training = flags.settings(ModelConfig, args), flags.settings(TrainingConfig, args)
     runtime = flags.settings(RuntimeConfig, args)
-    files.check_target(args.model)
+    targets.of_train(args)
     initial = archive.load_model(args.initial) if args.initial else None
     scans, validation = ([_load(p, args) for p in paths] for paths in (args.scans, args.validation))
-    folder = args.folder or training_folder(args.model)
+    folder = args.folder or targets.training_folder(args.model)
     if runtime.checks:
         for scan in (*scans, *validation):
             checks.warn_about(scan)
@@ -243,7 +242,7 @@ def train(args: argparse.Namespace) -> Report:
     from ..report import save_loss_curve
 
     folder.mkdir(parents=True, exist_ok=True)
-    curve = folder / 'loss.png'
+    curve = folder / targets.CURVE
     save_loss_curve(trained.history, curve)
     say(f'Loss curve {curve}')
     return {
@@ -263,20 +262,13 @@ def train(args: argparse.Namespace) -> Report:
     }  # fmt: skip
 
 
-def training_folder(model: Path) -> Path:
-    """Return where the checkpoints and logs of a model file go: `model.h5.zip` ->
-    `model.training`.
-    """
-    return model.with_name(model.name.removesuffix('.zip').removesuffix('.h5') + '.training')
-
-
 def simulate(args: argparse.Namespace) -> Report:
     """Simulate a scan and write it."""
     from ..simulate import Simulation, simulate_scan
 
-    _make_folder(args.output)
-    files.check_target(None if args.output.is_dir() else args.output)
-    scan = simulate_scan(flags.settings(Simulation, args))
+    simulation = flags.settings(Simulation, args)
+    targets.of_simulate(args, simulation)
+    scan = simulate_scan(simulation)
     files.save_scan(scan, args.output)
     say(f'{len(scan)} patterns, N={scan.side_px}, object {scan.frame.shape}: {args.output}')
     return {
@@ -338,8 +330,8 @@ def unlink(args: argparse.Namespace) -> Report:
 
 def convert(args: argparse.Namespace) -> Report:
     """Write a scan in another format."""
+    targets.of_convert(args)
     scan = _load(args.scan, args)
-    _make_folder(args.output)
     files.save_scan(scan, args.output)
     say(f'{len(scan)} patterns, N={scan.side_px}: {args.output}')
     return {'output': str(args.output), 'patterns': len(scan), 'pattern_size_px': scan.side_px}
@@ -350,12 +342,6 @@ def demo(args: argparse.Namespace) -> Report:
     from .demo import run
 
     return run(args.folder, flags.settings(RuntimeConfig, args))
-
-
-def _make_folder(target: Path) -> None:
-    """Make the folder for the host's two files; a name without a suffix means one."""
-    if not target.suffix and target.parent.is_dir():
-        target.mkdir(exist_ok=True)
 
 
 def _load(path: Path, args: argparse.Namespace) -> Scan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -15,8 +16,8 @@ from toy_backend import displacement
 
 from ptychopinn_plugin import files, load_model, load_scan
 from ptychopinn_plugin.cli import main
-from ptychopinn_plugin.cli.commands import training_folder
 from ptychopinn_plugin.cli.flags import build_parser, settings
+from ptychopinn_plugin.cli.targets import training_folder
 from ptychopinn_plugin.config import (
     ModelConfig,
     ReconstructionConfig,
@@ -192,6 +193,71 @@ def test_target_is_checked_before_slow_work(toy, scan_file, tmp_path, capsys, mo
     )
     assert code == 1
     assert 'no' in err
+
+
+@pytest.fixture
+def inputs(small_scan, scan_file, tmp_path):
+    """One of each that a command reads, as {name: path}; what they hold is given in `bytes`."""
+    pair, few = tmp_path / 'pair', small_scan.take(np.arange(4))
+    pair.mkdir()
+    for target in (pair, tmp_path / 'few.h5'):
+        files.save_scan(few, target)
+    probe, model = tmp_path / 'probe.npz', tmp_path / 'm.h5.zip'
+    np.savez(probe, probeGuess=small_scan.probe)
+    model.write_bytes(b'a model')
+    os.symlink(scan_file, tmp_path / 'link.npz')
+    os.link(scan_file, tmp_path / 'twin.npz')
+    return {p: p.read_bytes() for p in sorted(tmp_path.rglob('*')) if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    'command',
+    [
+        'reconstruct scan.npz --output scan.npz',
+        'reconstruct scan.npz --output ../{here}/scan.npz',
+        'reconstruct scan.npz --output twin.npz',
+        'reconstruct link.npz --output scan.npz',
+        'reconstruct few.h5 --output few.h5',
+        'reconstruct pair --output pair/diffraction.h5',
+        'reconstruct pair --output pair/product.h5',
+        'reconstruct pair/diffraction.h5 --output pair/product.h5',
+        'reconstruct pair/diffraction.h5 --product few.h5 --output few.h5',
+        'reconstruct scan.npz --figure scan.npz',
+        'reconstruct scan.npz --model m.h5.zip --output m.h5.zip',
+        'reconstruct scan.npz --output new.npz --figure ./new.npz',
+        'train few.h5 --model few.h5',
+        'train few.h5 --validation scan.npz --model scan.npz',
+        'train few.h5 --initial m.h5.zip --model m.h5.zip',
+        'convert scan.npz link.npz',
+        'convert pair pair',
+        'convert pair/product.h5 pair',
+        'simulate probe.npz --probe file --probe-file probe.npz',
+    ],
+)
+def test_no_output_replaces_an_input(toy, command, inputs, tmp_path, monkeypatch, capsys):
+    """DC-12: refused before anything is read, let alone computed, and whatever the name."""
+    for slow in ('files.load_scan', 'archive.load_model', 'simulate.simulate_scan'):
+        monkeypatch.setattr(f'ptychopinn_plugin.{slow}', lambda *a, **k: pytest.fail('it began'))
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *command.format(here=tmp_path.name).split())
+    assert code == 1
+    assert 'would be replaced' in err or 'Two outputs are the same file' in err
+    assert {p: p.read_bytes() for p in sorted(tmp_path.rglob('*')) if p.is_file()} == inputs
+
+
+def test_outputs_beside_the_inputs_are_fine(toy, inputs, small_scan, tmp_path, monkeypatch, capsys):
+    """A product.h5 belongs to patterns without positions, and to nothing else in its folder."""
+    monkeypatch.chdir(tmp_path)
+    files.save_scan(small_scan, tmp_path / 'pair' / 'own.npz')
+    for command in (
+        'reconstruct pair/own.npz --sweeps 1 --output pair/product.h5 --figure pair/a.png',
+        'convert pair/own.npz pair',
+        'convert few.h5 made',
+        'convert few.h5 made',
+    ):
+        assert run(capsys, *command.split())[0] == 0
+    assert len(load_scan(tmp_path / 'pair')) == len(small_scan)
+    assert len(load_scan(tmp_path / 'made')) == 4
 
 
 @pytest.mark.parametrize(
