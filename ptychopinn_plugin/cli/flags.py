@@ -117,7 +117,9 @@ def _orient(p: argparse.ArgumentParser) -> None:
 def _train(p: argparse.ArgumentParser) -> None:
     _scan_flags(p)
     p.add_argument('scans', type=Path, nargs='+', metavar='SCAN')
-    p.add_argument('--model', type=Path, required=True, metavar='FILE', help='model file to write')
+    p.add_argument(
+        '--model', type=Path, required=True, metavar='FILE', help='model file .h5.zip to write'
+    )
     p.add_argument(
         '--validation', type=Path, action='append', default=[], metavar='SCAN',
         help='scan to validate on; may be given several times',

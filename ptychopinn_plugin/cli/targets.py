@@ -11,20 +11,21 @@ from .. import files
 from ..simulate import Simulation
 
 CURVE = 'loss.png'
+MODEL_SUFFIXES = ('.h5.zip',)
 
 
 def of_reconstruct(args: argparse.Namespace) -> None:
     """Raise `OutputError` when result or figure cannot be written or would replace an input."""
-    targets = (args.output, args.figure)
-    for target in targets:
-        files.check_target(target)
-    if any(targets):
-        files.check_distinct(targets, _inputs(args, args.scan, others=(args.model,)))
+    files.check_target(args.output, files.RESULT_SUFFIXES)
+    files.check_target(args.figure)
+    if args.output or args.figure:
+        inputs = _inputs(args, args.scan, others=(args.model,))
+        files.check_distinct((args.output, args.figure), inputs)
 
 
 def of_train(args: argparse.Namespace) -> None:
     """Raise `OutputError` when the model cannot be written or would replace an input."""
-    files.check_target(args.model)
+    files.check_target(args.model, MODEL_SUFFIXES)
     curve = (args.folder or training_folder(args.model)) / CURVE
     inputs = _inputs(args, *args.scans, *args.validation, others=(args.initial,))
     files.check_distinct((args.model, curve), inputs)
@@ -63,4 +64,4 @@ def _of_scan(target: Path) -> None:
         files.check_target(target)
         target.mkdir()
     for file in files.scan_targets(target):
-        files.check_target(file)
+        files.check_target(file, files.SCAN_SUFFIXES)

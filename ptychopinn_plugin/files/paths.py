@@ -61,12 +61,16 @@ def check_target(path: Source | None, suffixes: Collection[str] = ()) -> None:
         cure='Choose another output',
     )
     require(
-        not suffixes or file.suffix.lower() in suffixes,
+        not suffixes or any(_ends_with(file.name.lower(), suffix) for suffix in suffixes),
         OutputError,
         f'{file.name}: The suffix is unknown',
         expected=', '.join(suffixes),
         received=f'suffix={file.suffix or "none"}',
     )
+
+
+def _ends_with(name: str, suffix: str) -> bool:
+    return name.endswith(suffix) and name != suffix  # `.npz` alone is a hidden file
 
 
 def check_distinct(targets: Iterable[Source | None], inputs: Iterable[Source] = ()) -> None:

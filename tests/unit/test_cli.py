@@ -195,6 +195,37 @@ def test_target_is_checked_before_slow_work(toy, scan_file, tmp_path, capsys, mo
     assert 'no' in err
 
 
+@pytest.mark.parametrize('name', ['x.foo', 'x', 'x.cxi', '.npz', 'x.h5.zip', 'x.npz.bak'])
+def test_a_suffix_that_no_result_has_is_refused_first(toy, scan_file, name, monkeypatch, capsys):
+    monkeypatch.setattr('ptychopinn_plugin.files.load_scan', lambda *a, **k: pytest.fail('begun'))
+    out = scan_file.with_name(name)
+    code, _, err = run(capsys, 'reconstruct', scan_file, '--output', out)
+    assert code == 1
+    assert f'{name}: The suffix is unknown. Expected .npz, .h5, .hdf5. Received: suffix=' in err
+
+
+@pytest.mark.parametrize(
+    ('command', 'expected'),
+    [
+        ('train {scan} --model {here}/m.zip', '.h5.zip'),
+        ('train {scan} --model {here}/m.npz', '.h5.zip'),
+        ('train {scan} --model {here}/m', '.h5.zip'),
+        ('simulate {here}/x.foo', '.npz, .h5, .hdf5, .cxi'),
+        ('convert {scan} {here}/x.foo', '.npz, .h5, .hdf5, .cxi'),
+        ('convert {scan} {here}/file', '.npz, .h5, .hdf5, .cxi'),
+    ],
+)
+def test_other_targets_are_judged_by_their_suffix_first(
+    toy, scan_file, command, expected, monkeypatch, capsys
+):
+    for slow in ('files.load_scan', 'simulate.simulate_scan'):
+        monkeypatch.setattr(f'ptychopinn_plugin.{slow}', lambda *a, **k: pytest.fail('it began'))
+    scan_file.with_name('file').write_text('a file, no folder')
+    code, _, err = run(capsys, *command.format(scan=scan_file, here=scan_file.parent).split())
+    assert code == 1
+    assert f'The suffix is unknown. Expected {expected}.' in err
+
+
 @pytest.fixture
 def inputs(small_scan, scan_file, tmp_path):
     """One of each that a command reads, as {name: path}; what they hold is given in `bytes`."""
@@ -205,8 +236,12 @@ def inputs(small_scan, scan_file, tmp_path):
     probe, model = tmp_path / 'probe.npz', tmp_path / 'm.h5.zip'
     np.savez(probe, probeGuess=small_scan.probe)
     model.write_bytes(b'a model')
+    for name in ('m.npz', 'm.png'):
+        os.link(model, tmp_path / name)
+    os.link(scan_file, tmp_path / 'scan.png')
     os.symlink(scan_file, tmp_path / 'link.npz')
     os.link(scan_file, tmp_path / 'twin.npz')
+    os.link(tmp_path / 'few.h5', tmp_path / 'few.h5.zip')
     return {p: p.read_bytes() for p in sorted(tmp_path.rglob('*')) if p.is_file()}
 
 
@@ -222,11 +257,11 @@ def inputs(small_scan, scan_file, tmp_path):
         'reconstruct pair --output pair/product.h5',
         'reconstruct pair/diffraction.h5 --output pair/product.h5',
         'reconstruct pair/diffraction.h5 --product few.h5 --output few.h5',
-        'reconstruct scan.npz --figure scan.npz',
-        'reconstruct scan.npz --model m.h5.zip --output m.h5.zip',
-        'reconstruct scan.npz --output new.npz --figure ./new.npz',
-        'train few.h5 --model few.h5',
-        'train few.h5 --validation scan.npz --model scan.npz',
+        'reconstruct scan.png --figure scan.png',
+        'reconstruct scan.npz --model m.npz --output m.npz',
+        'reconstruct scan.npz --output m.npz --figure m.png',
+        'train few.h5.zip --model few.h5.zip',
+        'train few.h5 --validation few.h5.zip --model few.h5.zip',
         'train few.h5 --initial m.h5.zip --model m.h5.zip',
         'convert scan.npz link.npz',
         'convert pair pair',
