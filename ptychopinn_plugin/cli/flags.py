@@ -77,7 +77,9 @@ def _reconstruct(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         '--output', type=Path, metavar='FILE', help='product .h5 or result .npz to write'
     )
-    p.add_argument('--figure', type=Path, metavar='PNG', help='summary figure to write')
+    p.add_argument(
+        '--figure', type=Path, metavar='FILE', help='summary figure to write (.png, .pdf, .svg)'
+    )
     p.add_argument(
         '--uncertainty', action='store_true',
         help='how far to trust the phase, by two simulated repeats, twice as many sweeps and two '

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .. import files
+from ..report import FIGURE_SUFFIXES
 from ..simulate import Simulation
 
 CURVE = 'loss.png'
@@ -17,7 +18,7 @@ MODEL_SUFFIXES = ('.h5.zip',)
 def of_reconstruct(args: argparse.Namespace) -> None:
     """Raise `OutputError` when result or figure cannot be written or would replace an input."""
     files.check_target(args.output, files.RESULT_SUFFIXES)
-    files.check_target(args.figure)
+    files.check_target(args.figure, FIGURE_SUFFIXES)
     if args.output or args.figure:
         inputs = _inputs(args, args.scan, others=(args.model,))
         files.check_distinct((args.output, args.figure), inputs)

@@ -207,6 +207,8 @@ def test_a_suffix_that_no_result_has_is_refused_first(toy, scan_file, name, monk
 @pytest.mark.parametrize(
     ('command', 'expected'),
     [
+        ('reconstruct {scan} --figure {here}/x.jpg', '.png, .pdf, .svg'),
+        ('reconstruct {scan} --figure {here}/x', '.png, .pdf, .svg'),
         ('train {scan} --model {here}/m.zip', '.h5.zip'),
         ('train {scan} --model {here}/m.npz', '.h5.zip'),
         ('train {scan} --model {here}/m', '.h5.zip'),
