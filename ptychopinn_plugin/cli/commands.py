@@ -132,8 +132,10 @@ def _doubt(scan: Scan, result: Reconstruction) -> None:
             'fit', checks.WARNING,
             f'fourier_error {result.fourier_error:.4f} is high: photon noise leaves about '
             f'{floor:.4f}',
-            'Flipped or swapped axes, positions in wrong units and a wrong probe do this',
-            'ptychopinn-plugin orient SCAN checks the axes, --update-probe improves the probe',
+            'Flipped or swapped axes, positions that are off or in wrong units and a wrong probe '
+            'do this',
+            'ptychopinn-plugin orient SCAN checks the axes, --update-probe improves the probe, '
+            '--correct-positions the positions',
         )  # fmt: skip
         checks.tell([finding], scan.name)
 
