@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ptychopinn_plugin import files, orientation, reference
+from ptychopinn_plugin import files, orientation, pipeline, reference
 from ptychopinn_plugin.cli import main
-from ptychopinn_plugin.config import RuntimeConfig
+from ptychopinn_plugin.config import ReconstructionConfig, RuntimeConfig
 from ptychopinn_plugin.errors import ConfigError
 from ptychopinn_plugin.orientation import AS_LOADED, TURNS, Judgement, judge, reoriented
 from ptychopinn_plugin.scan import Scan
@@ -166,6 +166,16 @@ def test_positions_turned_instead(scan):
     positions[:, 0] = scan.frame.shape[0] - 1 - positions[:, 0]
     found = judge(replace(scan, positions_px=positions), runtime=RUNTIME)
     assert found.candidates == ('flip y',)
+
+
+def test_sweeps_in_a_wrong_orientation_are_not_told(scan, monkeypatch, caplog):
+    """They explain less and less, which says nothing of the user's scan; a real run still says."""
+    caplog.set_level('INFO', 'ptychopinn_plugin')
+    monkeypatch.setattr('ptychopinn_plugin.sweeper.unsteady', lambda losses: True)
+    judge(scan, runtime=RUNTIME, sweeps=1)
+    assert 'dim light is damped' not in caplog.text
+    pipeline.reconstruct(scan, reconstruction=ReconstructionConfig(sweeps=1), runtime=RUNTIME)
+    assert caplog.text.count('dim light is damped') == 1
 
 
 def test_an_empty_specimen_is_unclear():
