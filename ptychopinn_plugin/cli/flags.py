@@ -152,11 +152,12 @@ def _simulate(p: argparse.ArgumentParser) -> None:
 
 def _compare(p: argparse.ArgumentParser) -> None:
     p.add_argument(
-        'result', type=Path, metavar='RESULT', help='product or NPZ that was reconstructed'
+        'result', type=Path, metavar='RESULT', help='what was reconstructed: product, NPZ, scan'
     )
     p.add_argument(
-        'truth', type=Path, metavar='TRUTH', help='scan with a known object, or a product'
-    )
+        'truth', type=Path, metavar='TRUTH',
+        help='scan (file or folder) with a known object, or a product',
+    )  # fmt: skip
     p.add_argument('--truth-key', metavar='KEY', help='array in an NPZ to compare with')
 
 
