@@ -267,6 +267,28 @@ def test_a_stray_position(scan):
     assert 'rows 7' in named(stray)['stray positions'].saw
 
 
+@pytest.mark.parametrize('strays', [1, 3], ids=['one', 'three together'])
+@pytest.mark.parametrize('path', ['random', 'raster', 'spiral', 'jitter'])
+def test_a_stray_position_says_nothing_of_the_overlap(path, strays):
+    made = simulate_scan(Simulation(scan=path, object_size_px=160, patterns=200))
+    positions = made.positions_px.copy()
+    positions[7 : 7 + strays] += 2000
+    stray = replace(made, positions_px=positions, frame=None, true_object=None)
+    assert Sample(stray).step_px == pytest.approx(Sample(made).step_px, rel=0.05)
+    assert 'overlap' not in named(stray)
+
+
+@pytest.mark.parametrize(('dy', 'dx'), [(16, 16), (3, 24), (60, 60), (0, 10)])
+def test_no_position_of_a_regular_path_is_left_out(scan, dy, dx):
+    """Nor where lines are far from each other, nothing overlaps, or there is one line only."""
+    y, x = np.mgrid[:20, :10].reshape(2, -1) if dy else (np.zeros(200), np.arange(200))
+    apart = replace(
+        scan.take(np.arange(200)), positions_px=np.stack([dy * y, dx * x], 1), frame=None,
+        true_object=None,
+    )  # fmt: skip
+    assert Sample(apart).step_px == pytest.approx(np.sqrt(dy * dx) if dy else dx, rel=0.05)
+
+
 def test_positions_in_another_order(scan):
     mixed = np.random.default_rng(0).permutation(scan.positions_px)
     assert named(replace(scan, positions_px=mixed))['order'].level == WARNING
