@@ -179,7 +179,18 @@ def test_lengths_that_contradict(scan):
     agree = replace(scan, geometry=right)
     assert 'lengths' not in named(agree)
     binned = replace(right, detector_pixel_size_m=(2e-4, 2e-4))
-    assert 'a factor of 2' in named(replace(scan, geometry=binned))['lengths'].saw
+    both = named(replace(scan, geometry=binned))['lengths'].saw
+    assert both.startswith('The object pixel is 62 nm, but ')
+    assert both.endswith(' is 31 nm: a factor of 2')
+
+
+@pytest.mark.parametrize(('axis', 'pixel_m'), [('y', (124e-9, 62e-9)), ('x', (62e-9, 124e-9))])
+def test_lengths_that_contradict_along_one_axis(scan, axis, pixel_m):
+    """The lengths that are told are those of that axis."""
+    wrong = replace(scan, geometry=Geometry(pixel_m, None, (1e-4, 1e-4), 2.0, 6249.203))
+    saw = named(wrong)['lengths'].saw
+    assert saw.startswith(f'The object pixel is 124 nm in {axis}, but ')
+    assert saw.endswith(' is 62 nm: a factor of 2')
 
 
 def test_near_field(scan):
