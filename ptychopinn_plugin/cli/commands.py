@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import archive, checks, files, orientation, pipeline
 from .. import metrics as scores
+from ..backends.base import RESUME_FILES
 from ..config import ModelConfig, ReconstructionConfig, RuntimeConfig, TrainingConfig
 from ..errors import OutputError
 from ..result import Epoch, ObjectImage, Reconstruction, Sweep
@@ -221,25 +222,34 @@ def train(args: argparse.Namespace) -> Report:
     if runtime.checks:
         for scan in (*scans, *validation):
             checks.warn_about(scan)
-    with Bar('Training', training.epochs) as bar:
+    epochs = 0
+    again = f'in {folder}: run the same again with --resume'
+    try:
+        with Bar('Training', training.epochs) as bar:
 
-        def watch(epoch: Epoch) -> None:
-            bar.move(
-                epoch.number,
-                f'epoch {epoch.number}/{epoch.total} loss {epoch.training_loss:.4g} '
-                f'validation {epoch.validation_loss:.4g} {epoch.seconds:.1f} s',
-            )
+            def watch(epoch: Epoch) -> None:
+                nonlocal epochs
+                epochs = epoch.number
+                bar.move(
+                    epoch.number,
+                    f'epoch {epoch.number}/{epoch.total} loss {epoch.training_loss:.4g} '
+                    f'validation {epoch.validation_loss:.4g} {epoch.seconds:.1f} s',
+                )
 
-        trained = pipeline.train(
-            scans, validation=validation, model=model, training=training, runtime=runtime,
-            folder=folder, on_epoch=watch, on_step=lambda share: bar.move(share * training.epochs),
-            initial=initial, resume=args.resume,
-        )  # fmt: skip
+            trained = pipeline.train(
+                scans, validation=validation, model=model, training=training, runtime=runtime,
+                folder=folder, on_epoch=watch, initial=initial, resume=args.resume,
+                on_step=lambda share: bar.move(share * training.epochs),
+            )  # fmt: skip
+    except KeyboardInterrupt as error:
+        # Before the first epoch a checkpoint is that of an earlier training.
+        if (epochs or args.resume) and any((folder / f).is_file() for f in RESUME_FILES.values()):
+            raise KeyboardInterrupt(f'Interrupted. The last checkpoint is {again}') from error
+        raise
     try:
         archive.save_model(trained, args.model)
     except OutputError as error:
-        again = f'All epochs are in {folder}: run the same again with --resume'
-        raise OutputError(f'{error} {again}') from error
+        raise OutputError(f'{error} All epochs are {again}') from error
     say(f'Model {args.model}; checkpoints in {folder}')
     from ..report import save_loss_curve
 

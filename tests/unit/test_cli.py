@@ -25,6 +25,7 @@ from ptychopinn_plugin.config import (
     TrainingConfig,
     declared,
 )
+from ptychopinn_plugin.result import Epoch
 
 from ..conftest import room
 
@@ -184,6 +185,32 @@ def test_interrupt_leaves_no_file(toy, scan_file, tmp_path, capsys, monkeypatch)
     assert code == 1
     assert 'Interrupted' in err
     assert not list(out.iterdir())
+
+
+@pytest.mark.parametrize('file', ['last.ckpt', 'last.npz'])
+@pytest.mark.parametrize(
+    ('epochs', 'more', 'resumable'), [(2, '', True), (0, '--resume', True), (0, '', False)]
+)
+def test_an_interrupted_training_says_how_to_go_on(
+    toy, scan_file, tmp_path, capsys, monkeypatch, file, epochs, more, resumable
+):
+    """Unless what lies there is of a training before."""
+    model, folder = tmp_path / 'm.h5.zip', tmp_path / 'm.training'
+    folder.mkdir()
+    (folder / file).write_bytes(b'weights')
+
+    def interrupted(*args, **_):
+        for number in range(1, epochs + 1):
+            args[6](Epoch(number, 9, 1.0, 1.0, 1e-3, 0.0))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(toy, 'train', interrupted, raising=False)
+    code, _, err = run(capsys, 'train', scan_file, '--model', model, *more.split())
+    assert code == 1
+    said = f'The last checkpoint is in {folder}: run the same again with --resume'
+    last = err.strip().splitlines()[-1]
+    assert last == (f'error: Interrupted. {said}' if resumable else 'error: Interrupted')
+    assert not model.exists()
 
 
 def test_target_is_checked_before_slow_work(toy, scan_file, tmp_path, capsys, monkeypatch):
