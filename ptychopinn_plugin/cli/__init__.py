@@ -1,5 +1,5 @@
-"""The command line: `ptychopinn-plugin COMMAND`. Exit codes: 0 done, 1 it failed, 2 it was asked
-wrongly, 3 `check` found something to warn about.
+"""The command line: `ptychopinn-plugin COMMAND`. Exit codes: 0 done, 1 it failed or was
+interrupted, 2 it was asked wrongly, 3 `check` found something to warn about.
 """
 
 from __future__ import annotations

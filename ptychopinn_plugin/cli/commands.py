@@ -46,9 +46,15 @@ def reconstruct(args: argparse.Namespace) -> Report:
                 note=f'{sweep.number}/{sweep.total} error {sweep.loss:.5f}',
             )
 
+        def interrupted(last: Sweep) -> None:
+            stopped.append(last)
+            without = ', without uncertainty' if args.uncertainty else ''
+            say(f'Interrupted: the result is that of sweep {last.number} of {last.total}{without}')
+
+        stopped: list[Sweep] = []
         result = pipeline.reconstruct(
             scan, model, reconstruction=config, runtime=runtime, on_sweep=watch,
-            uncertainty=args.uncertainty,
+            on_interrupt=interrupted, uncertainty=args.uncertainty,
         )  # fmt: skip
     written = time.perf_counter()
     if args.output:
@@ -63,6 +69,7 @@ def reconstruct(args: argparse.Namespace) -> Report:
         'patterns': len(scan),
         'start': result.start,
         'sweeps': len(result.losses) - 1,
+        'interrupted': bool(stopped),
         'fourier_error': result.fourier_error,
         'start_fourier_error': result.start_fourier_error,
         'losses': list(result.losses),

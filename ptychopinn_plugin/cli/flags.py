@@ -87,6 +87,7 @@ def _reconstruct(p: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_settings(p, ReconstructionConfig)
     add_settings(p, RuntimeConfig)
+    p.set_defaults(code=lambda report: 1 if report['interrupted'] else 0)
 
 
 def _check(p: argparse.ArgumentParser) -> None:

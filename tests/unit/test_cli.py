@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from toy_backend import displacement
 
-from ptychopinn_plugin import files, load_model, load_scan
+from ptychopinn_plugin import files, load_model, load_scan, pipeline
 from ptychopinn_plugin.cli import main
 from ptychopinn_plugin.cli.flags import build_parser, settings
 from ptychopinn_plugin.cli.targets import training_folder
@@ -185,6 +185,54 @@ def test_interrupt_leaves_no_file(toy, scan_file, tmp_path, capsys, monkeypatch)
     assert code == 1
     assert 'Interrupted' in err
     assert not list(out.iterdir())
+
+
+def test_an_interrupt_keeps_the_sweeps_so_far(toy, scan_file, tmp_path, capsys, monkeypatch):
+    refine, calls, at = toy.refine, [], [3]
+
+    def interrupted(*args):
+        for sweep in refine(*args):
+            calls.append(sweep)
+            if len(calls) == at[0]:
+                raise KeyboardInterrupt
+            yield sweep
+
+    monkeypatch.setattr(toy, 'refine', interrupted, raising=False)
+    out = tmp_path / 'out'
+    out.mkdir()
+    command = (
+        'reconstruct', scan_file, '--sweeps', 4, '--output', out / 'r.npz', '--figure',
+        out / 'r.png', '--json', '--uncertainty',
+    )  # fmt: skip
+    code, report, err = run(capsys, *command)
+    assert code == 1  # what comes next in a script would take it for whole
+    assert report['interrupted']
+    assert report['sweeps'] == 2
+    assert 'Interrupted: the result is that of sweep 2 of 4, without uncertainty' in err
+    assert len(list(out.iterdir())) == 2
+    with np.load(out / 'r.npz') as stored:
+        np.testing.assert_array_equal(stored['object'], calls[1].image.object)
+        assert len(stored['losses']) == 3
+        assert 'uncertainty' not in stored
+    at[0], calls[:] = 6, []  # in the first repeat of the uncertainty
+    code, report, err = run(capsys, *command)
+    assert (code, report['sweeps'], report['interrupted']) == (1, 4, True)
+    assert 'sweep 4 of 4, without uncertainty' in err
+    at[0], calls[:] = 1, []  # nothing is done yet
+    code, report, err = run(capsys, *command)
+    assert (code, report) == (1, {'error': 'Interrupted'})
+
+
+def test_only_who_asks_for_it_keeps_what_was_interrupted(toy, small_scan, monkeypatch):
+    """A script that reconstructs one scan after the other ends at Ctrl-C."""
+
+    def interrupt(sweep):
+        if sweep.number == 2:
+            raise KeyboardInterrupt
+
+    for uncertainty in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.reconstruct(small_scan, on_sweep=interrupt, uncertainty=uncertainty)
 
 
 @pytest.mark.parametrize('file', ['last.ckpt', 'last.npz'])
