@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import builtins
 import ctypes
+import errno
 import gc
 import json
 import logging
@@ -32,6 +33,7 @@ from typing import IO, Any, NoReturn, TypeVar
 import numpy as np
 
 from . import errors, mapped
+from .atomic import FULL
 from .errors import DataError, PluginError, WorkerError, explain
 from .result import ObjectImage
 from .scan import Array, Frame, Geometry, Scan
@@ -86,18 +88,10 @@ def apart(
         if child == 0:
             _child(read, parent, memory, disk, said, size_bytes, cpu_s)
         os.close(said)
-        text, in_time = _listen(child, heard, WALL_S + WALL_PER_CPU * cpu_s)
+        text, how = _listen(child, heard, WALL_S + WALL_PER_CPU * cpu_s)
         answer = _parsed(text)
-        if not isinstance(answer, dict) or 'no_memory' in answer:
-            how = 'took too long' if not in_time else 'ended the process that read it'
-            if isinstance(answer, dict):
-                how = 'needs more memory than a file of its size may'
-            raise kind(
-                explain(
-                    f'{name}: The file is damaged or made to do harm', received=f'it {how}',
-                    cure='Copy it again',
-                )
-            )  # fmt: skip
+        if not isinstance(answer, dict) or not answer.keys() & {'value', 'error'}:
+            raise kind(_explained(name, answer if isinstance(answer, dict) else {}, how))
         made = _Made(answer, memory, disk, {str(f) for f in files}, (*KINDS, *kinds))
         found: T = made.value(answer['value'])
         return found
@@ -137,10 +131,10 @@ def _child(
     try:
         gc.disable()  # nothing of the parent is finalised here
         _end_with(parent)
-        _confine((memory, disk, said), size_bytes, cpu_s)
+        limited = _confine((memory, disk, said), size_bytes, cpu_s)
         if disk >= 0:
             mapped.give(disk)
-        answer = json.dumps(_answer(read, memory, disk)).encode()
+        answer = json.dumps(_answer(read, memory, disk, limited)).encode()
         while answer:
             answer = answer[os.write(said, answer) :]
         code = 0
@@ -155,7 +149,8 @@ def _end_with(parent: int) -> None:
         os._exit(1)
 
 
-def _confine(open_files: Sequence[int], size_bytes: int, cpu_s: float) -> None:
+def _confine(open_files: Sequence[int], size_bytes: int, cpu_s: float) -> bool:
+    """Set the limits of the copy, and return whether files must stay smaller than it wants."""
     global _inside
     import resource
 
@@ -181,9 +176,10 @@ def _confine(open_files: Sequence[int], size_bytes: int, cpu_s: float) -> None:
         soft, hard = resource.getrlimit(what)
         limit = min([wanted, *(x for x in (soft, hard) if x != resource.RLIM_INFINITY)])
         resource.setrlimit(what, (limit, hard))
+    return resource.getrlimit(resource.RLIMIT_FSIZE)[0] < most
 
 
-def _answer(read: Callable[[], Any], memory: int, disk: int) -> dict[str, Any]:
+def _answer(read: Callable[[], Any], memory: int, disk: int, limited: bool) -> dict[str, Any]:
     own, handler = logging.getLogger('ptychopinn_plugin'), _Records()
     own.handlers, own.propagate = [handler], False
     arrays: list[Array] = []
@@ -199,10 +195,16 @@ def _answer(read: Callable[[], Any], memory: int, disk: int) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001 - raised again in the parent
         return {**answer, 'error': [type(error).__name__, str(error), traceback.format_exc()]}
     answer['arrays'], at = [], 0
-    for array in arrays:
-        answer['arrays'].append([at, array.dtype.str, array.shape])
-        at = _put(memory, np.ascontiguousarray(array), at)
-    os.ftruncate(memory, at)
+    try:
+        for array in arrays:
+            answer['arrays'].append([at, array.dtype.str, array.shape])
+            at = _put(memory, np.ascontiguousarray(array), at)
+        os.ftruncate(memory, at)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        own_limit = error.errno == errno.EFBIG and not limited
+        return {'no_memory': True} if own_limit else {'no_room': error.strerror}
     return answer
 
 
@@ -245,8 +247,10 @@ def _flat(value: Any, arrays: list[Array], *, has_disk: bool) -> Any:
 # --- in this process ------------------------------------------------------------------------------
 
 
-def _listen(child: int, heard: int, wall_s: float) -> tuple[bytes, bool]:
-    """Return what the copy said, and whether it ended in time; it has ended in any case."""
+def _listen(child: int, heard: int, wall_s: float) -> tuple[bytes, str]:
+    """Return what the copy said, and how it ended where that is no answer; it has ended in any
+    case.
+    """
     text, deadline, in_time, status = bytearray(), time.monotonic() + wall_s, True, 0
     try:
         while True:
@@ -263,8 +267,27 @@ def _listen(child: int, heard: int, wall_s: float) -> tuple[bytes, bool]:
         if not in_time or sys.exc_info()[0] is not None:
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
-    out_of_time = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU
-    return (bytes(text) if status == 0 else b''), in_time and not out_of_time
+    by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+    who = next((s.name for s in signal.Signals if s == by), f'signal {by}' if by else 'it')
+    too_long = not in_time or by == signal.SIGXCPU
+    how = 'it took too long' if too_long else f'{who} ended the process that read it'
+    return (bytes(text) if status == 0 else b''), how
+
+
+def _explained(name: str, answer: Mapping[str, Any], how: str) -> str:
+    """Return why there is no answer: for want of room, or else by the fault of the file."""
+    no_room = how if how.startswith(signal.SIGXFSZ.name) else answer.get('no_room')
+    if no_room:
+        return explain(
+            f'{name}: There is no room for what was read',
+            received=f'{no_room}: a limit of file sizes (ulimit -f) or a disk quota',
+            cure='Raise it or free space, and try again',
+        )
+    if 'no_memory' in answer:
+        how = 'it needs more memory than a file of its size may'
+    return explain(
+        f'{name}: The file is damaged or made to do harm', received=how, cure='Copy it again'
+    )
 
 
 def _parsed(text: bytes) -> Any:

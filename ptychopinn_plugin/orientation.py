@@ -10,13 +10,16 @@ which of the two is right depends on the sign of the defocus in the probe guess.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 
-from . import pipeline
+from . import pipeline, sweeper
 from .backends import registry
 from .config import ReconstructionConfig, RuntimeConfig
 from .errors import ConfigError, require
@@ -171,10 +174,28 @@ def judge(
     for name in orientations():
         turned = reoriented(part, name)
         steps = pipeline.iterate(turned, backend=backend, reconstruction=config, runtime=runtime)
-        *_, last = steps
+        with _unheard():
+            *_, last = steps
         errors[name], _ = backend.predict(turned, last.image, last.probe, runtime)
         on_orientation(name, errors[name])
     return Judgement(errors, len(part), noise_floor(part))
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Keep what sweeps tell of a trial from being taken for news of the user's scan: most trials
+    are wrong on purpose. Warnings are heard, and so is what other threads reconstruct meanwhile.
+    """
+    here = threading.get_ident()
+
+    def heard(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.WARNING or record.thread != here
+
+    sweeper.logger.addFilter(heard)
+    try:
+        yield
+    finally:
+        sweeper.logger.removeFilter(heard)
 
 
 def compact_part(scan: Scan, patterns: int) -> Scan:

@@ -108,6 +108,7 @@ def reconstruct(
     reconstruction: ReconstructionConfig | None = None,
     runtime: RuntimeConfig | None = None,
     on_sweep: Callable[[Sweep], None] = lambda sweep: None,
+    on_interrupt: Callable[[Sweep], None] | None = None,
     uncertainty: bool = False,
 ) -> Reconstruction:
     """Reconstruct the object of a scan: start, sweeps, and how well the result explains the
@@ -116,17 +117,12 @@ def reconstruct(
     `on_sweep` sees the start (number 0) and every sweep. `uncertainty` also reconstructs two
     simulated repeats and two halves of the scan in the same way, and the scan with twice as many
     sweeps, which takes six to seven times as long again: `image.uncertainty` and
-    `half_scan_frc50`. Raises as `train` does, and `ModelFileError` when the model does not fit.
+    `half_scan_frc50`. With `on_interrupt`, Ctrl-C after a sweep is told to it, and the result is
+    that of the last whole sweep, without uncertainty. Raises as `train` does, and `ModelFileError`
+    when the model does not fit.
     """
     if uncertainty:  # before the slow work
-        require(
-            len(scan) >= LEAST_PATTERNS,
-            DataError,
-            'The scan has too few patterns to be halved',
-            expected=f'at least {LEAST_PATTERNS} patterns',
-            received=f'{len(scan)} patterns',
-            cure='Reconstruct without uncertainty',
-        )
+        _check_halves(scan)
     runtime = runtime or RuntimeConfig()
     clock = _Clock()
     backend = registry.load(runtime.backend)
@@ -137,11 +133,17 @@ def reconstruct(
     clock.lap('start')
     on_sweep(start)
     losses = [start.loss]
-    for last in steps:
-        losses.append(last.loss)
-        clock.lap('sweeps')
-        on_sweep(last)
-        clock.lap('report')
+    try:
+        for last in steps:
+            losses.append(last.loss)
+            clock.lap('sweeps')
+            on_sweep(last)
+            clock.lap('report')
+    except KeyboardInterrupt:
+        if on_interrupt is None or last.number == 0:
+            raise
+        on_interrupt(last)
+        uncertainty = False
     if config.correct_positions:
         scan = moved_scan(scan, last.positions_px, last.image.frame)
         config = replace(config, correct_positions=False)
@@ -163,12 +165,29 @@ def reconstruct(
         predicted=pattern(example),
     )
     clock.lap('evaluate')
-    if uncertainty:
-        result = _with_uncertainty(
-            result, scan, pattern, model, backend=backend, reconstruction=config, runtime=runtime
-        )
-        clock.lap('uncertainty')
+    try:
+        if uncertainty:
+            result = _with_uncertainty(
+                result, scan, pattern, model,
+                backend=backend, reconstruction=config, runtime=runtime,
+            )  # fmt: skip
+            clock.lap('uncertainty')
+    except KeyboardInterrupt:
+        if on_interrupt is None:
+            raise
+        on_interrupt(last)
     return replace(result, seconds=clock.seconds())
+
+
+def _check_halves(scan: Scan) -> None:
+    require(
+        len(scan) >= LEAST_PATTERNS,
+        DataError,
+        'The scan has too few patterns to be halved',
+        expected=f'at least {LEAST_PATTERNS} patterns',
+        received=f'{len(scan)} patterns',
+        cure='Reconstruct without uncertainty',
+    )
 
 
 def _with_uncertainty(

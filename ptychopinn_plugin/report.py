@@ -1,22 +1,28 @@
-"""Figures for people: a reconstruction at a glance, a loss curve. PNG, drawn without a display."""
+"""Figures for people: a reconstruction at a glance, a loss curve. PNG, PDF or SVG by the suffix,
+drawn without a display.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .atomic import atomic_path
+from .files import check_target
 from .result import Epoch, ObjectImage, Reconstruction
 from .scan import Array, Bool, Float, Scan
 
 PathLike = str | os.PathLike[str]
 Panels = dict[str, Any]  # axes by name
 
+FIGURE_SUFFIXES = ('.png', '.pdf', '.svg')
 DPI = 130
+VECTOR_DPI = 300  # of the images in a PDF or SVG, which is printed or looked at closely
 LIT = 0.02  # of the brightest illumination: below it an object is shown as background
 WELL_LIT = 0.1  # the colours span what is seen here: the noise beyond would set them instead
 PERCENTILES = (0.5, 99.5)  # colour limits, so that a few hot pixels do not set them
@@ -30,11 +36,11 @@ STEPS = (1, 2, 5)  # a scale bar is one of these times a power of ten
 
 
 def save_figure(reconstruction: Reconstruction, scan: Scan, path: PathLike) -> None:
-    """Write the summary of a reconstruction as PNG: object, light, example pattern, losses.
+    """Write the summary of a reconstruction: object, light, example pattern, losses.
 
     The phase of the start is shown too when a network made it, and the uncertainty when known. The
     images show the lit part of the object only; each phase is shifted to a weighted mean of 0, its
-    ramp stays. Raises `OutputError` when the file cannot be written.
+    ramp stays. Raises `OutputError` when the file cannot be written or has another suffix.
     """
     mosaic = _mosaic(reconstruction)
     with _figure(path, (4.35 * len(mosaic[0]), 7.6)) as figure:
@@ -59,7 +65,7 @@ def _mosaic(reconstruction: Reconstruction) -> list[list[str]]:
 
 
 def save_loss_curve(history: Sequence[Epoch], path: PathLike) -> None:
-    """Write the losses of a training over its epochs as PNG; raises `OutputError`.
+    """Write the losses of a training over its epochs, as `save_figure` does; raises `OutputError`.
 
     The best epoch is that of the lowest validation loss, of the training loss where there is none.
     """
@@ -80,15 +86,17 @@ def save_loss_curve(history: Sequence[Epoch], path: PathLike) -> None:
 
 @contextmanager
 def _figure(path: PathLike, size_inches: tuple[float, float]) -> Iterator[Any]:
-    """Yield a figure that becomes a PNG at `path`, without pyplot and its global state."""
+    """Yield a figure that becomes a file at `path`, without pyplot and its global state."""
+    check_target(path, FIGURE_SUFFIXES)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size_inches, dpi=DPI)  # a layout engine would double the time
     FigureCanvasAgg(figure)
     yield figure
+    kind = Path(path).suffix.lower().removeprefix('.')
     with atomic_path(path) as part:
-        figure.savefig(part, format='png')
+        figure.savefig(part, format=kind, dpi=DPI if kind == 'png' else VECTOR_DPI)
 
 
 def _title(reconstruction: Reconstruction, scan: Scan) -> str:

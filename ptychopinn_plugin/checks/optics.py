@@ -27,6 +27,7 @@ FRAME = 16  # the outer N/16 pixels on each side of a window
 WRAPPED = 0.05  # share of the light there
 NARROWEST_PX = 2.5
 LENGTHS_AGREE = 0.01
+AXES = 'yx'
 HC_EV_M = 1.239841984e-6
 
 
@@ -140,13 +141,15 @@ def lengths(sample: Sample) -> Iterator[Finding]:
     due = pixel_size_m(
         g.photon_energy_eV, abs(g.detector_distance_m), g.detector_pixel_size_m, sample.side
     )
-    ratios = [given / wanted for given, wanted in zip(g.pixel_size_m, due, strict=True)]
-    worst = max(ratios, key=lambda ratio: abs(np.log(ratio)))
-    if abs(worst - 1) > LENGTHS_AGREE:
+    ratios = np.array(g.pixel_size_m) / np.array(due)
+    axis = int(np.abs(np.log(ratios)).argmax())
+    if abs(ratios[axis] - 1) > LENGTHS_AGREE:
+        one_axis = abs(ratios[0] / ratios[1] - 1) > LENGTHS_AGREE
         yield Finding(
             'lengths', WARNING,
-            f'The object pixel is {g.pixel_size_m[1] * 1e9:.4g} nm, but wavelength x distance / '
-            f'(N x detector pixel) is {due[1] * 1e9:.4g} nm: a factor of {worst:.4g}',
+            f'The object pixel is {g.pixel_size_m[axis] * 1e9:.4g} nm'
+            f'{f" in {AXES[axis]}" if one_axis else ""}, but wavelength x distance / '
+            f'(N x detector pixel) is {due[axis] * 1e9:.4g} nm: a factor of {ratios[axis]:.4g}',
             'Positions in metres become wrong pixels, and the probe has the wrong size',
             'Check the energy [eV], the distance [m], the detector pixel [m] and whether patterns '
             'were cropped or binned after the object pixel was set',

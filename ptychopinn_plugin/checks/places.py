@@ -16,7 +16,6 @@ from .sample import Rows, Sample
 ONE_SPOT = 0.1  # of the probe's diameter: the whole scan within it
 SEVERAL = 9
 KNOWN_PROBE, GUESSED_PROBE = 0.1, 0.4  # overlap that each needs
-ALONE, ALONE_STEPS = 1.0, 6.0  # of the probe's diameter; of the usual distance
 SAME_PX = 1e-6
 FAINT_COUNTS = 50
 NAMED = 5
@@ -61,8 +60,7 @@ def overlap(sample: Sample) -> Iterator[Finding]:
 def alone(sample: Sample) -> Iterator[Finding]:
     """Find single positions far away from all others."""
     nearest = sample.nearest_px
-    limit = max(ALONE * sample.diameter_px, ALONE_STEPS * float(np.median(nearest)))
-    rows = np.flatnonzero(nearest > limit)
+    rows = np.flatnonzero(nearest > sample.alone_px)
     if len(sample.scan) >= SEVERAL and 0 < len(rows) < len(nearest) // 4:
         yield Finding(
             'stray positions', WARNING,

@@ -16,6 +16,8 @@ from ..scan import Double, Float, Scan
 PIXELS = 2**20  # that many are read for what all patterns share: 256 patterns of 64x64
 NEIGHBOUR_PIXELS = 2**22  # and of neighbours, for what changes from one to the next
 FEWEST, FEWEST_NEIGHBOURS = 16, 64
+ALONE, ALONE_STEPS = 1.0, 6.0  # of the probe's diameter; of the usual distance
+COMPANY = 4  # others within that distance: fewer are strays together
 LIT = 0.02  # of the brightest pixel of the mean pattern
 
 Rows = NDArray[np.int64]
@@ -85,12 +87,22 @@ class Sample:
         return distance
 
     @cached_property
+    def alone_px(self) -> float:
+        """The distance beyond which a position has no neighbour."""
+        return max(ALONE * self.diameter_px, ALONE_STEPS * float(np.median(self.nearest_px)))
+
+    @cached_property
     def step_px(self) -> float:
         """Distance between neighbours if the positions lay on a square grid of the same density.
 
-        Along a line the median distance of neighbours.
+        Along a line the median distance of neighbours. A few positions far from all others are left
+        out: one alone would stretch the area of the scan.
         """
         positions = np.unique(self.scan.positions_px, axis=0)
+        if len(positions) > COMPANY:
+            away = cKDTree(positions).query(positions, k=COMPANY + 1)[0][:, -1] > self.alone_px
+            if away.sum() < len(positions) // 4:
+                positions = positions[~away]
         if len(positions) > 3 and np.linalg.matrix_rank(positions - positions[0]) > 1:
             try:
                 area = ConvexHull(positions).volume

@@ -1,5 +1,5 @@
-"""The command line: `ptychopinn-plugin COMMAND`. Exit codes: 0 done, 1 it failed, 2 it was asked
-wrongly, 3 `check` found something to warn about.
+"""The command line: `ptychopinn-plugin COMMAND`. Exit codes: 0 done, 1 it failed or was
+interrupted, 2 it was asked wrongly, 3 `check` found something to warn about.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger('ptychopinn_plugin').setLevel(level)
     try:
         report = args.run(args)
-    except KeyboardInterrupt:
-        return _failed(args, 'Interrupted', 1)
+    except KeyboardInterrupt as error:  # a command may say what is left of its work
+        return _failed(args, str(error) or 'Interrupted', 1)
     except PluginError as error:
         return _failed(args, str(error), 2 if isinstance(error, ConfigError) else 1)
     except MemoryError as error:

@@ -12,11 +12,12 @@ import numpy as np
 
 from .. import archive, checks, files, orientation, pipeline
 from .. import metrics as scores
+from ..backends.base import RESUME_FILES
 from ..config import ModelConfig, ReconstructionConfig, RuntimeConfig, TrainingConfig
 from ..errors import OutputError
 from ..result import Epoch, ObjectImage, Reconstruction, Sweep
 from ..scan import Scan
-from . import flags
+from . import flags, targets
 from .progress import Bar, say
 
 LIT = 0.1  # of the brightest spot: where the uncertainty is summed up
@@ -29,8 +30,7 @@ def reconstruct(args: argparse.Namespace) -> Report:
     begun = time.perf_counter()
     config = flags.settings(ReconstructionConfig, args)
     runtime = flags.settings(RuntimeConfig, args)
-    for target in (args.output, args.figure):
-        files.check_target(target)
+    targets.of_reconstruct(args)
     model = archive.load_model(args.model) if args.model else None
     scan = _load(args.scan, args)
     loaded = time.perf_counter() - begun
@@ -46,9 +46,15 @@ def reconstruct(args: argparse.Namespace) -> Report:
                 note=f'{sweep.number}/{sweep.total} error {sweep.loss:.5f}',
             )
 
+        def interrupted(last: Sweep) -> None:
+            stopped.append(last)
+            without = ', without uncertainty' if args.uncertainty else ''
+            say(f'Interrupted: the result is that of sweep {last.number} of {last.total}{without}')
+
+        stopped: list[Sweep] = []
         result = pipeline.reconstruct(
             scan, model, reconstruction=config, runtime=runtime, on_sweep=watch,
-            uncertainty=args.uncertainty,
+            on_interrupt=interrupted, uncertainty=args.uncertainty,
         )  # fmt: skip
     written = time.perf_counter()
     if args.output:
@@ -63,6 +69,7 @@ def reconstruct(args: argparse.Namespace) -> Report:
         'patterns': len(scan),
         'start': result.start,
         'sweeps': len(result.losses) - 1,
+        'interrupted': bool(stopped),
         'fourier_error': result.fourier_error,
         'start_fourier_error': result.start_fourier_error,
         'losses': list(result.losses),
@@ -137,8 +144,10 @@ def _doubt(scan: Scan, result: Reconstruction) -> None:
             'fit', checks.WARNING,
             f'fourier_error {result.fourier_error:.4f} is high: photon noise leaves about '
             f'{floor:.4f}',
-            'Flipped or swapped axes, positions in wrong units and a wrong probe do this',
-            'ptychopinn-plugin orient SCAN checks the axes, --update-probe improves the probe',
+            'Flipped or swapped axes, positions that are off or in wrong units and a wrong probe '
+            'do this',
+            'ptychopinn-plugin orient SCAN checks the axes, --update-probe improves the probe, '
+            '--correct-positions the positions',
         )  # fmt: skip
         checks.tell([finding], scan.name)
 
@@ -217,37 +226,46 @@ def train(args: argparse.Namespace) -> Report:
     begun = time.perf_counter()
     model, training = flags.settings(ModelConfig, args), flags.settings(TrainingConfig, args)
     runtime = flags.settings(RuntimeConfig, args)
-    files.check_target(args.model)
+    targets.of_train(args)
     initial = archive.load_model(args.initial) if args.initial else None
     scans, validation = ([_load(p, args) for p in paths] for paths in (args.scans, args.validation))
-    folder = args.folder or training_folder(args.model)
+    folder = args.folder or targets.training_folder(args.model)
     if runtime.checks:
         for scan in (*scans, *validation):
             checks.warn_about(scan)
-    with Bar('Training', training.epochs) as bar:
+    epochs = 0
+    again = f'in {folder}: run the same again with --resume'
+    try:
+        with Bar('Training', training.epochs) as bar:
 
-        def watch(epoch: Epoch) -> None:
-            bar.move(
-                epoch.number,
-                f'epoch {epoch.number}/{epoch.total} loss {epoch.training_loss:.4g} '
-                f'validation {epoch.validation_loss:.4g} {epoch.seconds:.1f} s',
-            )
+            def watch(epoch: Epoch) -> None:
+                nonlocal epochs
+                epochs = epoch.number
+                bar.move(
+                    epoch.number,
+                    f'epoch {epoch.number}/{epoch.total} loss {epoch.training_loss:.4g} '
+                    f'validation {epoch.validation_loss:.4g} {epoch.seconds:.1f} s',
+                )
 
-        trained = pipeline.train(
-            scans, validation=validation, model=model, training=training, runtime=runtime,
-            folder=folder, on_epoch=watch, on_step=lambda share: bar.move(share * training.epochs),
-            initial=initial, resume=args.resume,
-        )  # fmt: skip
+            trained = pipeline.train(
+                scans, validation=validation, model=model, training=training, runtime=runtime,
+                folder=folder, on_epoch=watch, initial=initial, resume=args.resume,
+                on_step=lambda share: bar.move(share * training.epochs),
+            )  # fmt: skip
+    except KeyboardInterrupt as error:
+        # Before the first epoch a checkpoint is that of an earlier training.
+        if (epochs or args.resume) and any((folder / f).is_file() for f in RESUME_FILES.values()):
+            raise KeyboardInterrupt(f'Interrupted. The last checkpoint is {again}') from error
+        raise
     try:
         archive.save_model(trained, args.model)
     except OutputError as error:
-        again = f'All epochs are in {folder}: run the same again with --resume'
-        raise OutputError(f'{error} {again}') from error
+        raise OutputError(f'{error} All epochs are {again}') from error
     say(f'Model {args.model}; checkpoints in {folder}')
     from ..report import save_loss_curve
 
     folder.mkdir(parents=True, exist_ok=True)
-    curve = folder / 'loss.png'
+    curve = folder / targets.CURVE
     save_loss_curve(trained.history, curve)
     say(f'Loss curve {curve}')
     return {
@@ -267,20 +285,13 @@ def train(args: argparse.Namespace) -> Report:
     }  # fmt: skip
 
 
-def training_folder(model: Path) -> Path:
-    """Return where the checkpoints and logs of a model file go: `model.h5.zip` ->
-    `model.training`.
-    """
-    return model.with_name(model.name.removesuffix('.zip').removesuffix('.h5') + '.training')
-
-
 def simulate(args: argparse.Namespace) -> Report:
     """Simulate a scan and write it."""
     from ..simulate import Simulation, simulate_scan
 
-    _make_folder(args.output)
-    files.check_target(None if args.output.is_dir() else args.output)
-    scan = simulate_scan(flags.settings(Simulation, args))
+    simulation = flags.settings(Simulation, args)
+    targets.of_simulate(args, simulation)
+    scan = simulate_scan(simulation)
     files.save_scan(scan, args.output)
     say(f'{len(scan)} patterns, N={scan.side_px}, object {scan.frame.shape}: {args.output}')
     return {
@@ -342,8 +353,8 @@ def unlink(args: argparse.Namespace) -> Report:
 
 def convert(args: argparse.Namespace) -> Report:
     """Write a scan in another format."""
+    targets.of_convert(args)
     scan = _load(args.scan, args)
-    _make_folder(args.output)
     files.save_scan(scan, args.output)
     say(f'{len(scan)} patterns, N={scan.side_px}: {args.output}')
     return {'output': str(args.output), 'patterns': len(scan), 'pattern_size_px': scan.side_px}
@@ -354,12 +365,6 @@ def demo(args: argparse.Namespace) -> Report:
     from .demo import run
 
     return run(args.folder, flags.settings(RuntimeConfig, args))
-
-
-def _make_folder(target: Path) -> None:
-    """Make the folder for the host's two files; a name without a suffix means one."""
-    if not target.suffix and target.parent.is_dir():
-        target.mkdir(exist_ok=True)
 
 
 def _load(path: Path, args: argparse.Namespace) -> Scan:

@@ -77,7 +77,9 @@ def _reconstruct(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         '--output', type=Path, metavar='FILE', help='product .h5 or result .npz to write'
     )
-    p.add_argument('--figure', type=Path, metavar='PNG', help='summary figure to write')
+    p.add_argument(
+        '--figure', type=Path, metavar='FILE', help='summary figure to write (.png, .pdf, .svg)'
+    )
     p.add_argument(
         '--uncertainty', action='store_true',
         help='how far to trust the phase, by two simulated repeats, twice as many sweeps and two '
@@ -85,6 +87,7 @@ def _reconstruct(p: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_settings(p, ReconstructionConfig)
     add_settings(p, RuntimeConfig)
+    p.set_defaults(code=lambda report: 1 if report['interrupted'] else 0)
 
 
 def _check(p: argparse.ArgumentParser) -> None:
@@ -117,7 +120,9 @@ def _orient(p: argparse.ArgumentParser) -> None:
 def _train(p: argparse.ArgumentParser) -> None:
     _scan_flags(p)
     p.add_argument('scans', type=Path, nargs='+', metavar='SCAN')
-    p.add_argument('--model', type=Path, required=True, metavar='FILE', help='model file to write')
+    p.add_argument(
+        '--model', type=Path, required=True, metavar='FILE', help='model file .h5.zip to write'
+    )
     p.add_argument(
         '--validation', type=Path, action='append', default=[], metavar='SCAN',
         help='scan to validate on; may be given several times',
@@ -148,11 +153,12 @@ def _simulate(p: argparse.ArgumentParser) -> None:
 
 def _compare(p: argparse.ArgumentParser) -> None:
     p.add_argument(
-        'result', type=Path, metavar='RESULT', help='product or NPZ that was reconstructed'
+        'result', type=Path, metavar='RESULT', help='what was reconstructed: product, NPZ, scan'
     )
     p.add_argument(
-        'truth', type=Path, metavar='TRUTH', help='scan with a known object, or a product'
-    )
+        'truth', type=Path, metavar='TRUTH',
+        help='scan (file or folder) with a known object, or a product',
+    )  # fmt: skip
     p.add_argument('--truth-key', metavar='KEY', help='array in an NPZ to compare with')
 
 

@@ -66,6 +66,27 @@ def _load(
     return load_pair(file, other, diffraction=diffraction, name=name)
 
 
+def scan_sources(path: Source, product: Source | None = None) -> list[Path]:
+    """Return the files that `load_scan` reads: two where patterns have their positions elsewhere.
+
+    Raises `DataFileMissingError` as it does.
+    """
+    file, _ = file_of(Path(path))
+    if product is not None:
+        return [file, Path(product)]
+    beside = file.parent / PRODUCT_FILE
+    paired = beside.exists() and file_format(file) == 'diffraction'
+    return [file, beside] if paired else [file]
+
+
+def scan_targets(path: Source) -> list[Path]:
+    """Return the files that `save_scan` writes: two in a folder."""
+    file = Path(path)
+    if os.path.isdir(file):
+        return [file / DIFFRACTION_FILE, file / PRODUCT_FILE]
+    return [file]
+
+
 def save_scan(scan: Scan, path: Source) -> None:
     """Write a scan in the format of the suffix: .npz, .h5 (the host's training format) or .cxi; to
     a folder, as the host's diffraction and product files.

@@ -14,8 +14,10 @@ from ..geometry import relative_illumination
 from ..result import ObjectImage
 from ..scan import Array, Double, Float, Frame, Scan
 from .cxi import OBJECT, cxi_product
+from .formats import file_of
 from .frames import ORIGIN, pair_of, single_layer
 from .npz import Archive, open_npz
+from .pair import PRODUCT_FILE, product_beside
 from .paths import Source, existing_file, kind_of
 from .product import WEIGHT_KEY, Product, load_product
 from .safe_hdf5 import has, open_hdf5, read
@@ -27,12 +29,13 @@ SCAN_OBJECTS = ('true_object', 'reference_object', 'objectGuess')
 
 
 def load_object(path: Source, key: str | None = None) -> ObjectImage:
-    """Return the object of a result, a product or a scan file, with its weight (DC-15).
+    """Return the object of a result, a product or a scan, with its weight (DC-15); that of patterns
+    without positions is in the product beside them.
 
     `key` names another array of the file. The weight is the stored one; with positions and a probe
     the light they put on the object; else ones. Raises `DataError` when there is no object.
     """
-    file = existing_file(path)
+    file, _ = file_of(Path(path))
     kind = kind_of(file)
     if kind == 'npz':
         with open_npz(file) as archive:
@@ -44,7 +47,8 @@ def load_object(path: Source, key: str | None = None) -> ObjectImage:
         expected='an NPZ or HDF5 file with an object',
         received=f'suffix={file.suffix or "none"} and unknown first bytes',
     )
-    return apart(lambda: _from_hdf5(file, key), size_of(file), name=file.name)
+    size = size_of(file, file.parent / PRODUCT_FILE)
+    return apart(lambda: _from_hdf5(file, key), size, name=file.name)
 
 
 def _from_npz(archive: Archive, key: str | None) -> ObjectImage:
@@ -72,6 +76,10 @@ def _from_npz(archive: Archive, key: str | None) -> ObjectImage:
 
 
 def _from_hdf5(file: Path, key: str | None) -> ObjectImage:
+    with open_hdf5(file) as h5:
+        patterns_alone = has(h5, 'patterns') and not has(h5, 'probe_position_x_px')
+    if patterns_alone:
+        file = existing_file(product_beside(file), 'Name the product itself')
     with open_hdf5(file) as h5:
         if key is not None:
             obj = single_layer(read(h5, key), key)

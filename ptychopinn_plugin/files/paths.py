@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import combinations
 from pathlib import Path
 
 from ..errors import DataError, DataFileMissingError, OutputError, explain, require
@@ -60,12 +61,50 @@ def check_target(path: Source | None, suffixes: Collection[str] = ()) -> None:
         cure='Choose another output',
     )
     require(
-        not suffixes or file.suffix.lower() in suffixes,
+        not suffixes or any(_ends_with(file.name.lower(), suffix) for suffix in suffixes),
         OutputError,
         f'{file.name}: The suffix is unknown',
         expected=', '.join(suffixes),
         received=f'suffix={file.suffix or "none"}',
     )
+
+
+def _ends_with(name: str, suffix: str) -> bool:
+    return name.endswith(suffix) and name != suffix  # `.npz` alone is a hidden file
+
+
+def check_distinct(targets: Iterable[Source | None], inputs: Iterable[Source] = ()) -> None:
+    """Raise `OutputError` where a target is an input, or two targets are one, whatever they are
+    called: writing replaces the file, and a measurement cannot be made again.
+    """
+    outputs = [Path(target) for target in targets if target is not None]
+    sources = [Path(source) for source in inputs]
+    for output in outputs:
+        for source in sources:
+            require(
+                not _same(output, source),
+                OutputError,
+                f'The output {output} is an input and would be replaced',
+                expected='a file that nothing is read from',
+                received=f'input={source}',
+                cure='Choose another output',
+            )
+    for one, other in combinations(outputs, 2):
+        require(
+            not _same(one, other),
+            OutputError,
+            'Two outputs are the same file',
+            expected='a file for each',
+            received=f'{one} and {other}',
+            cure='Choose another output',
+        )
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:  # one of them is not there, or cannot be reached
+        return os.path.realpath(one) == os.path.realpath(other)
 
 
 def kind_of(file: Path) -> str:

@@ -95,7 +95,8 @@ def simulate_scan(simulation: Simulation) -> Scan:
     """Return the scan that `simulation` describes, with its true object.
 
     The mean counts per frame are `photons_per_frame`; the stored probe's power is the vacuum frame,
-    which is brighter when the object absorbs.
+    which is brighter when the object absorbs. Raises `ConfigError` where the object leaves several
+    positions no more than one pixel.
     """
     s = simulation
     streams = [np.random.default_rng(x) for x in np.random.SeedSequence(s.seed).spawn(4)]
@@ -103,6 +104,13 @@ def simulate_scan(simulation: Simulation) -> Scan:
     half = s.phase_range_rad / 2
     object_ = SPECIMENS[s.specimen]((size, size), streams[0], (s.amplitude_low, 1.0), (-half, half))
     positions = make_positions(s.scan, s.patterns, s.step_px, side, size, streams[1])
+    require(  # no reader would take them: see DC-6
+        len(positions) == 1 or np.ptp(positions, axis=0).max() >= 1,
+        ConfigError,
+        'The object leaves the probe no way to go: all positions would lie within one pixel',
+        expected=f'object_size_px well above {side + int(2 * MARGIN_PX)}, or one pattern',
+        received=f'object_size_px={size}, pattern_size_px={side}',
+    )
     # A scan checks its counts; a stand-in of ones has its windows found before there are any.
     blank = np.broadcast_to(np.uint8(1), (len(positions), side, side))
     bare = Scan(blank, positions, _probe(s), frame=Frame((size, size)))

@@ -29,7 +29,7 @@ took_s: list[float] = []
 LONGEST = 10_000
 # What the copy of the process that reads a file is survived by.
 CONTAINED = (
-    'it took too long', 'it ended the process that read it', 'it needs more memory than a file',
+    'it took too long', 'ended the process that read it', 'it needs more memory than a file',
 )  # fmt: skip
 SUFFIXES = {
     'npz': '.npz',

@@ -31,6 +31,7 @@ from ptychopinn_plugin.errors import DataError, ModelFileError, WorkerError, exp
 from ptychopinn_plugin.scan import Scan
 from ptychopinn_plugin.simulate.probes import load_probe
 from ptychopinn_plugin.worker import client, protocol
+from tests.conftest import room
 
 forks = pytest.mark.skipif(not apart.AVAILABLE, reason='no copy of the process here')
 
@@ -65,10 +66,35 @@ def test_hostile_inputs_are_read_or_refused(reader, count, tmp_path, caplog):
 def test_a_crash_in_the_copy_is_one_line():
     """A library in C that dies takes only the copy with it."""
     for how in (signal.SIGSEGV, signal.SIGKILL, signal.SIGABRT):
-        with pytest.raises(DataError, match=r'^x\.h5: .*it ended the process that read it'):
+        said = rf'^x\.h5: .* damaged .*: {how.name} ended the process that read it'
+        with pytest.raises(DataError, match=said):
             apart.apart(lambda how=how: os.kill(os.getpid(), how), 0, name='x.h5')
     with pytest.raises(ModelFileError, match='damaged'):
         apart.apart(lambda: os._exit(0), 0, name='x.h5', kind=ModelFileError)
+
+
+@forks
+def test_a_limit_of_file_sizes_is_no_damage():
+    """What the copy has read goes into a file in memory, which the limit holds for too."""
+    limit = r'^x\.h5: There is no room for what was read.* a limit of file sizes \(ulimit -f\)'
+    with room(1000), pytest.raises(ModelFileError, match=limit):
+        apart.apart(lambda: np.ones(1000), 0, name='x.h5', kind=ModelFileError)
+    with room(1000):
+        assert apart.apart(lambda: np.ones(100), 0, name='x.h5').sum() == 100
+
+    def die():
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGXFSZ)
+
+    with pytest.raises(DataError, match=r'no room for what was read.* SIGXFSZ ended the process'):
+        apart.apart(die, 0, name='x.h5')
+
+
+@forks
+def test_what_the_copy_may_not_write_by_its_own_limit_is_damage(monkeypatch):
+    monkeypatch.setattr(apart, 'MEMORY_BYTES', 2**26)
+    with pytest.raises(DataError, match=r'damaged.* it needs more memory than a file of its size'):
+        apart.apart(lambda: [np.ones(2**20)] * 12, 0, name='x.h5')  # 8 MiB there, 96 handed over
 
 
 @forks

@@ -180,7 +180,18 @@ def test_lengths_that_contradict(scan):
     agree = replace(scan, geometry=right)
     assert 'lengths' not in named(agree)
     binned = replace(right, detector_pixel_size_m=(2e-4, 2e-4))
-    assert 'a factor of 2' in named(replace(scan, geometry=binned))['lengths'].saw
+    both = named(replace(scan, geometry=binned))['lengths'].saw
+    assert both.startswith('The object pixel is 62 nm, but ')
+    assert both.endswith(' is 31 nm: a factor of 2')
+
+
+@pytest.mark.parametrize(('axis', 'pixel_m'), [('y', (124e-9, 62e-9)), ('x', (62e-9, 124e-9))])
+def test_lengths_that_contradict_along_one_axis(scan, axis, pixel_m):
+    """The lengths that are told are those of that axis."""
+    wrong = replace(scan, geometry=Geometry(pixel_m, None, (1e-4, 1e-4), 2.0, 6249.203))
+    saw = named(wrong)['lengths'].saw
+    assert saw.startswith(f'The object pixel is 124 nm in {axis}, but ')
+    assert saw.endswith(' is 62 nm: a factor of 2')
 
 
 def test_near_field(scan):
@@ -266,6 +277,28 @@ def test_a_stray_position(scan):
     positions[7] += 500
     stray = replace(scan, positions_px=positions, frame=None, true_object=None)
     assert 'rows 7' in named(stray)['stray positions'].saw
+
+
+@pytest.mark.parametrize('strays', [1, 3], ids=['one', 'three together'])
+@pytest.mark.parametrize('path', ['random', 'raster', 'spiral', 'jitter'])
+def test_a_stray_position_says_nothing_of_the_overlap(path, strays):
+    made = simulate_scan(Simulation(scan=path, object_size_px=160, patterns=200))
+    positions = made.positions_px.copy()
+    positions[7 : 7 + strays] += 2000
+    stray = replace(made, positions_px=positions, frame=None, true_object=None)
+    assert Sample(stray).step_px == pytest.approx(Sample(made).step_px, rel=0.05)
+    assert 'overlap' not in named(stray)
+
+
+@pytest.mark.parametrize(('dy', 'dx'), [(16, 16), (3, 24), (60, 60), (0, 10)])
+def test_no_position_of_a_regular_path_is_left_out(scan, dy, dx):
+    """Nor where lines are far from each other, nothing overlaps, or there is one line only."""
+    y, x = np.mgrid[:20, :10].reshape(2, -1) if dy else (np.zeros(200), np.arange(200))
+    apart = replace(
+        scan.take(np.arange(200)), positions_px=np.stack([dy * y, dx * x], 1), frame=None,
+        true_object=None,
+    )  # fmt: skip
+    assert Sample(apart).step_px == pytest.approx(np.sqrt(dy * dx) if dy else dx, rel=0.05)
 
 
 def test_positions_in_another_order(scan):

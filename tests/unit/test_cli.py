@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -13,10 +14,10 @@ import numpy as np
 import pytest
 from toy_backend import displacement
 
-from ptychopinn_plugin import files, load_model, load_scan
+from ptychopinn_plugin import files, load_model, load_scan, pipeline
 from ptychopinn_plugin.cli import main
-from ptychopinn_plugin.cli.commands import training_folder
 from ptychopinn_plugin.cli.flags import build_parser, settings
+from ptychopinn_plugin.cli.targets import training_folder
 from ptychopinn_plugin.config import (
     ModelConfig,
     ReconstructionConfig,
@@ -24,6 +25,7 @@ from ptychopinn_plugin.config import (
     TrainingConfig,
     declared,
 )
+from ptychopinn_plugin.result import Epoch
 
 from ..conftest import room
 
@@ -185,6 +187,80 @@ def test_interrupt_leaves_no_file(toy, scan_file, tmp_path, capsys, monkeypatch)
     assert not list(out.iterdir())
 
 
+def test_an_interrupt_keeps_the_sweeps_so_far(toy, scan_file, tmp_path, capsys, monkeypatch):
+    refine, calls, at = toy.refine, [], [3]
+
+    def interrupted(*args):
+        for sweep in refine(*args):
+            calls.append(sweep)
+            if len(calls) == at[0]:
+                raise KeyboardInterrupt
+            yield sweep
+
+    monkeypatch.setattr(toy, 'refine', interrupted, raising=False)
+    out = tmp_path / 'out'
+    out.mkdir()
+    command = (
+        'reconstruct', scan_file, '--sweeps', 4, '--output', out / 'r.npz', '--figure',
+        out / 'r.png', '--json', '--uncertainty',
+    )  # fmt: skip
+    code, report, err = run(capsys, *command)
+    assert code == 1  # what comes next in a script would take it for whole
+    assert report['interrupted']
+    assert report['sweeps'] == 2
+    assert 'Interrupted: the result is that of sweep 2 of 4, without uncertainty' in err
+    assert len(list(out.iterdir())) == 2
+    with np.load(out / 'r.npz') as stored:
+        np.testing.assert_array_equal(stored['object'], calls[1].image.object)
+        assert len(stored['losses']) == 3
+        assert 'uncertainty' not in stored
+    at[0], calls[:] = 6, []  # in the first repeat of the uncertainty
+    code, report, err = run(capsys, *command)
+    assert (code, report['sweeps'], report['interrupted']) == (1, 4, True)
+    assert 'sweep 4 of 4, without uncertainty' in err
+    at[0], calls[:] = 1, []  # nothing is done yet
+    code, report, err = run(capsys, *command)
+    assert (code, report) == (1, {'error': 'Interrupted'})
+
+
+def test_only_who_asks_for_it_keeps_what_was_interrupted(toy, small_scan, monkeypatch):
+    """A script that reconstructs one scan after the other ends at Ctrl-C."""
+
+    def interrupt(sweep):
+        if sweep.number == 2:
+            raise KeyboardInterrupt
+
+    for uncertainty in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.reconstruct(small_scan, on_sweep=interrupt, uncertainty=uncertainty)
+
+
+@pytest.mark.parametrize('file', ['last.ckpt', 'last.npz'])
+@pytest.mark.parametrize(
+    ('epochs', 'more', 'resumable'), [(2, '', True), (0, '--resume', True), (0, '', False)]
+)
+def test_an_interrupted_training_says_how_to_go_on(
+    toy, scan_file, tmp_path, capsys, monkeypatch, file, epochs, more, resumable
+):
+    """Unless what lies there is of a training before."""
+    model, folder = tmp_path / 'm.h5.zip', tmp_path / 'm.training'
+    folder.mkdir()
+    (folder / file).write_bytes(b'weights')
+
+    def interrupted(*args, **_):
+        for number in range(1, epochs + 1):
+            args[6](Epoch(number, 9, 1.0, 1.0, 1e-3, 0.0))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(toy, 'train', interrupted, raising=False)
+    code, _, err = run(capsys, 'train', scan_file, '--model', model, *more.split())
+    assert code == 1
+    said = f'The last checkpoint is in {folder}: run the same again with --resume'
+    last = err.strip().splitlines()[-1]
+    assert last == (f'error: Interrupted. {said}' if resumable else 'error: Interrupted')
+    assert not model.exists()
+
+
 def test_target_is_checked_before_slow_work(toy, scan_file, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(toy, 'refine', lambda *a: pytest.fail('it began'), raising=False)
     code, _, err = run(
@@ -192,6 +268,108 @@ def test_target_is_checked_before_slow_work(toy, scan_file, tmp_path, capsys, mo
     )
     assert code == 1
     assert 'no' in err
+
+
+@pytest.mark.parametrize('name', ['x.foo', 'x', 'x.cxi', '.npz', 'x.h5.zip', 'x.npz.bak'])
+def test_a_suffix_that_no_result_has_is_refused_first(toy, scan_file, name, monkeypatch, capsys):
+    monkeypatch.setattr('ptychopinn_plugin.files.load_scan', lambda *a, **k: pytest.fail('begun'))
+    out = scan_file.with_name(name)
+    code, _, err = run(capsys, 'reconstruct', scan_file, '--output', out)
+    assert code == 1
+    assert f'{name}: The suffix is unknown. Expected .npz, .h5, .hdf5. Received: suffix=' in err
+
+
+@pytest.mark.parametrize(
+    ('command', 'expected'),
+    [
+        ('reconstruct {scan} --figure {here}/x.jpg', '.png, .pdf, .svg'),
+        ('reconstruct {scan} --figure {here}/x', '.png, .pdf, .svg'),
+        ('train {scan} --model {here}/m.zip', '.h5.zip'),
+        ('train {scan} --model {here}/m.npz', '.h5.zip'),
+        ('train {scan} --model {here}/m', '.h5.zip'),
+        ('simulate {here}/x.foo', '.npz, .h5, .hdf5, .cxi'),
+        ('convert {scan} {here}/x.foo', '.npz, .h5, .hdf5, .cxi'),
+        ('convert {scan} {here}/file', '.npz, .h5, .hdf5, .cxi'),
+    ],
+)
+def test_other_targets_are_judged_by_their_suffix_first(
+    toy, scan_file, command, expected, monkeypatch, capsys
+):
+    for slow in ('files.load_scan', 'simulate.simulate_scan'):
+        monkeypatch.setattr(f'ptychopinn_plugin.{slow}', lambda *a, **k: pytest.fail('it began'))
+    scan_file.with_name('file').write_text('a file, no folder')
+    code, _, err = run(capsys, *command.format(scan=scan_file, here=scan_file.parent).split())
+    assert code == 1
+    assert f'The suffix is unknown. Expected {expected}.' in err
+
+
+@pytest.fixture
+def inputs(small_scan, scan_file, tmp_path):
+    """One of each that a command reads, as {name: path}; what they hold is given in `bytes`."""
+    pair, few = tmp_path / 'pair', small_scan.take(np.arange(4))
+    pair.mkdir()
+    for target in (pair, tmp_path / 'few.h5'):
+        files.save_scan(few, target)
+    probe, model = tmp_path / 'probe.npz', tmp_path / 'm.h5.zip'
+    np.savez(probe, probeGuess=small_scan.probe)
+    model.write_bytes(b'a model')
+    for name in ('m.npz', 'm.png'):
+        os.link(model, tmp_path / name)
+    os.link(scan_file, tmp_path / 'scan.png')
+    os.symlink(scan_file, tmp_path / 'link.npz')
+    os.link(scan_file, tmp_path / 'twin.npz')
+    os.link(tmp_path / 'few.h5', tmp_path / 'few.h5.zip')
+    return {p: p.read_bytes() for p in sorted(tmp_path.rglob('*')) if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    'command',
+    [
+        'reconstruct scan.npz --output scan.npz',
+        'reconstruct scan.npz --output ../{here}/scan.npz',
+        'reconstruct scan.npz --output twin.npz',
+        'reconstruct link.npz --output scan.npz',
+        'reconstruct few.h5 --output few.h5',
+        'reconstruct pair --output pair/diffraction.h5',
+        'reconstruct pair --output pair/product.h5',
+        'reconstruct pair/diffraction.h5 --output pair/product.h5',
+        'reconstruct pair/diffraction.h5 --product few.h5 --output few.h5',
+        'reconstruct scan.png --figure scan.png',
+        'reconstruct scan.npz --model m.npz --output m.npz',
+        'reconstruct scan.npz --output m.npz --figure m.png',
+        'train few.h5.zip --model few.h5.zip',
+        'train few.h5 --validation few.h5.zip --model few.h5.zip',
+        'train few.h5 --initial m.h5.zip --model m.h5.zip',
+        'convert scan.npz link.npz',
+        'convert pair pair',
+        'convert pair/product.h5 pair',
+        'simulate probe.npz --probe file --probe-file probe.npz',
+    ],
+)
+def test_no_output_replaces_an_input(toy, command, inputs, tmp_path, monkeypatch, capsys):
+    """DC-12: refused before anything is read, let alone computed, and whatever the name."""
+    for slow in ('files.load_scan', 'archive.load_model', 'simulate.simulate_scan'):
+        monkeypatch.setattr(f'ptychopinn_plugin.{slow}', lambda *a, **k: pytest.fail('it began'))
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *command.format(here=tmp_path.name).split())
+    assert code == 1
+    assert 'would be replaced' in err or 'Two outputs are the same file' in err
+    assert {p: p.read_bytes() for p in sorted(tmp_path.rglob('*')) if p.is_file()} == inputs
+
+
+def test_outputs_beside_the_inputs_are_fine(toy, inputs, small_scan, tmp_path, monkeypatch, capsys):
+    """A product.h5 belongs to patterns without positions, and to nothing else in its folder."""
+    monkeypatch.chdir(tmp_path)
+    files.save_scan(small_scan, tmp_path / 'pair' / 'own.npz')
+    for command in (
+        'reconstruct pair/own.npz --sweeps 1 --output pair/product.h5 --figure pair/a.png',
+        'convert pair/own.npz pair',
+        'convert few.h5 made',
+        'convert few.h5 made',
+    ):
+        assert run(capsys, *command.split())[0] == 0
+    assert len(load_scan(tmp_path / 'pair')) == len(small_scan)
+    assert len(load_scan(tmp_path / 'made')) == 4
 
 
 @pytest.mark.parametrize(

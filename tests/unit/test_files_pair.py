@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from dataclasses import replace
 
@@ -11,8 +12,8 @@ import numpy as np
 import pytest
 
 from ptychopinn_plugin.cli import main
-from ptychopinn_plugin.errors import DataError, OutputError
-from ptychopinn_plugin.files import load_scan, save_scan
+from ptychopinn_plugin.errors import DataError, DataFileMissingError, OutputError
+from ptychopinn_plugin.files import load_object, load_scan, save_scan
 from ptychopinn_plugin.geometry import pixel_size_m
 from ptychopinn_plugin.scan import Frame, Geometry
 
@@ -36,6 +37,31 @@ def test_everything_comes_back(small_scan, tmp_path):
     assert back.geometry.pixel_size_m == pytest.approx(PIXEL)
     assert back.geometry.object_centre_m == pytest.approx(CENTRE)
     assert back.geometry.detector_pixel_size_m == pytest.approx(DETECTOR)
+
+
+@pytest.mark.parametrize('form', ['pair', 'pair/diffraction.h5', 'a.h5', 'a.cxi', 'a.npz'])
+def test_every_form_of_a_scan_can_be_compared(small_scan, tmp_path, capsys, form):
+    (tmp_path / 'pair').mkdir()
+    for name in (form.partition('/')[0], 'other.npz'):
+        save_scan(small_scan, tmp_path / name)
+    for pair in ((form, 'other.npz'), ('other.npz', form)):
+        assert main(['compare', *(str(tmp_path / name) for name in pair), '--json']) == 0
+        score = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert score['phase_ssim'] == pytest.approx(1, abs=1e-6)
+
+
+def test_the_object_of_a_pair_is_in_its_product(small_scan, tmp_path):
+    save_scan(small_scan, tmp_path)
+    of_folder, of_product = load_object(tmp_path), load_object(tmp_path / 'product.h5')
+    np.testing.assert_array_equal(of_folder.object, of_product.object)
+    np.testing.assert_array_equal(of_folder.weight, of_product.weight)
+    assert (load_object(tmp_path, key='object').object == 1).all()
+    (tmp_path / 'product.h5').unlink()
+    with pytest.raises(DataFileMissingError, match=r'product\.h5 does not exist.*the product'):
+        load_object(tmp_path / 'diffraction.h5')
+    (tmp_path / 'diffraction.h5').unlink()
+    with pytest.raises(DataFileMissingError, match=r'holds no diffraction\.h5'):
+        load_object(tmp_path)
 
 
 def test_a_frame_that_begins_elsewhere_comes_back(small_scan, tmp_path):

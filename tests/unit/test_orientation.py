@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ptychopinn_plugin import files, orientation, reference
+from ptychopinn_plugin import files, orientation, pipeline, reference
 from ptychopinn_plugin.cli import main
-from ptychopinn_plugin.config import RuntimeConfig
+from ptychopinn_plugin.config import ReconstructionConfig, RuntimeConfig
 from ptychopinn_plugin.errors import ConfigError
 from ptychopinn_plugin.orientation import AS_LOADED, TURNS, Judgement, judge, reoriented
 from ptychopinn_plugin.scan import Scan
@@ -168,6 +168,16 @@ def test_positions_turned_instead(scan):
     assert found.candidates == ('flip y',)
 
 
+def test_sweeps_in_a_wrong_orientation_are_not_told(scan, monkeypatch, caplog):
+    """They explain less and less, which says nothing of the user's scan; a real run still says."""
+    caplog.set_level('INFO', 'ptychopinn_plugin')
+    monkeypatch.setattr('ptychopinn_plugin.sweeper.unsteady', lambda losses: True)
+    judge(scan, runtime=RUNTIME, sweeps=1)
+    assert 'dim light is damped' not in caplog.text
+    pipeline.reconstruct(scan, reconstruction=ReconstructionConfig(sweeps=1), runtime=RUNTIME)
+    assert caplog.text.count('dim light is damped') == 1
+
+
 def test_an_empty_specimen_is_unclear():
     flat = Simulation(
         object_size_px=64, pattern_size_px=32, patterns=60, phase_range_rad=0.0, amplitude_low=1.0
@@ -308,5 +318,6 @@ def test_a_high_error_is_doubted(toy, scan, tmp_path, capsys, caplog):
     assert run(capsys, 'reconstruct', tmp_path / 'scan.npz', '--sweeps', 2)[0] == 0
     assert 'orient' not in caplog.text
     assert run(capsys, 'reconstruct', tmp_path / 'scan.npz', '--sweeps', 6)[0] == 0
-    assert 'ptychopinn-plugin orient SCAN' in caplog.text
+    for cure in ('ptychopinn-plugin orient SCAN', '--update-probe', '--correct-positions'):
+        assert cure in caplog.text
     assert caplog.text.count('WARNING') == 1

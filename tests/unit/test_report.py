@@ -1,4 +1,4 @@
-"""The figures: they are whole PNGs with everything on them, and odd results still draw."""
+"""The figures: they are whole files with everything on them, and odd results still draw."""
 
 from __future__ import annotations
 
@@ -363,6 +363,31 @@ def test_a_figure_that_cannot_be_written_is_an_output_error(scan, result, tmp_pa
         report.save_loss_curve(history(2), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ('name', 'begins'), [('out.png', b'\x89PNG'), ('out.PDF', b'%PDF-'), ('out.svg', b'<?xml')]
+)
+def test_the_suffix_says_what_is_written(figures, tmp_path, name, begins):
+    report.save_loss_curve(history(2), tmp_path / name)
+    assert (tmp_path / name).read_bytes().startswith(begins)
+
+
+@pytest.mark.parametrize('name', ['out.xyz', 'out', 'out.npz'])
+def test_no_figure_goes_under_another_suffix(figures, tmp_path, name):
+    with pytest.raises(OutputError, match=r'suffix is unknown\. Expected \.png, \.pdf, \.svg'):
+        report.save_loss_curve(history(2), tmp_path / name)
+    assert not figures
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_of_a_vector_figure_are_pixels_of_their_own(scan, result, tmp_path):
+    """Not as many shapes as an image has pixels, and finer than on a screen."""
+    report.save_figure(result, scan, tmp_path / 'out.svg')
+    text = (tmp_path / 'out.svg').read_text()
+    assert text.count('<image') >= 6
+    assert text.count('<path') < 3000
+    assert (tmp_path / 'out.svg').stat().st_size < 3e6
+
+
 def test_a_failure_leaves_the_old_figure(scan, result, tmp_path, monkeypatch):
     target = tmp_path / 'out.png'
     target.write_bytes(b'old')
@@ -376,7 +401,8 @@ def test_a_failure_leaves_the_old_figure(scan, result, tmp_path, monkeypatch):
 def test_pyplot_is_never_loaded():
     code = (
         'import sys, tempfile, pathlib; from ptychopinn_plugin.report import save_loss_curve; '
-        'save_loss_curve([], pathlib.Path(tempfile.mkdtemp()) / "loss"); '
+        'at = pathlib.Path(tempfile.mkdtemp()); '
+        '[save_loss_curve([], at / f"loss.{kind}") for kind in ("png", "pdf", "svg")]; '
         'sys.exit("matplotlib.pyplot" in sys.modules)'
     )
     assert (

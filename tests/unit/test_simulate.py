@@ -245,8 +245,14 @@ class TestSettings:
         with pytest.raises(ConfigError, match=match):
             replace(SMALL, **change)
 
-    def test_smallest_object(self):
-        assert len(simulate_scan(replace(SMALL, object_size_px=34, patterns=3))) == 3
+    @pytest.mark.parametrize('scan', SCANS)
+    def test_smallest_object(self, scan):
+        """One pattern has room in it; several would be a scan that no reader takes."""
+        smallest = replace(SMALL, object_size_px=34, scan=scan)
+        assert len(simulate_scan(replace(smallest, patterns=1))) == 1
+        with pytest.raises(ConfigError, match=r'within one pixel.*above 34.*object_size_px=34'):
+            simulate_scan(replace(smallest, patterns=3))
+        assert len(simulate_scan(replace(smallest, object_size_px=38, patterns=30))) == 30
 
     def test_every_field_is_declared(self):
         for field, setting in declared(Simulation):
