@@ -113,7 +113,7 @@ class BeamIntensity:
 
 def without_beam(scan: Scan) -> Rows:
     """Return the patterns that are much darker than most of those that see much the same."""
-    totals = scan.totals
+    totals = scan.signal
     number = min(AROUND, len(totals) - 1)
     none: Rows = np.zeros(0, np.int64)
     if totals.min() >= OFF * totals.max() or number < FEWEST:

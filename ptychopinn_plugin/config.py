@@ -223,6 +223,12 @@ class ReconstructionConfig:
         'Where the beam fluctuates from pattern to pattern, find by how much and allow for it.',
         advanced=True,
     )  # fmt: skip
+    correct_background: bool = setting(
+        True, 'Correct background',
+        'Where the darkest pixels show counts that are no diffraction, allow for as many '
+        'everywhere.',
+        advanced=True,
+    )  # fmt: skip
     probe_modes: int = setting(
         0, 'Probe modes',
         'Incoherent modes of the probe while it is updated; 0 keeps those of the scan.',

@@ -38,6 +38,7 @@ class FarField:
 
     def __init__(self, transforms: Transforms, scan: Scan, probe: Complex, size: int) -> None:
         self.transforms, self.scan, self.side = transforms, scan, scan.side_px
+        self.background = float(scan.background * scan.side_px**2)  # as the fields are
         good = ~scan.bad_pixels
         self.good = None if good.all() else good.astype(np.float32, order='C')
         self.kernels = load()
@@ -78,8 +79,8 @@ class FarField:
         return self.transforms.fft2(waves)
 
     def moduli(self, field: Complex) -> Float:
-        """Return the square root of the intensity, (B, P, N, N) -> (B, 1, N, N)."""
-        return moduli(field, self.modulus[: len(field)])
+        """Return N times the root of the expected counts, (B, P, N, N) -> (B, 1, N, N)."""
+        return moduli(field, self.modulus[: len(field)], self.background)
 
     def ramps(self, modulus: Float, miss: Float) -> Float:
         """Return the `ramp_sums` (B, 5) of moduli and misses (B, 1, N, N)."""
@@ -102,7 +103,9 @@ class Judge:
         self._intensities = np.ones(len(scan)) if intensities is None else intensities
         self._lit = self._intensities > 0
         shape = BATCH, len(probe), scan.side_px
-        self._corrector = self._far.kernels.corrector(shape, self._far.good, transforms.threads())
+        self._corrector = self._far.kernels.corrector(
+            shape, self._far.good, transforms.threads(), self._far.background
+        )
 
     def errors(self, images: Sequence[ObjectImage], rows: Rows) -> list[float]:
         """Return sum(|F| - sqrt(I))^2 / sum(I) over the good pixels of some patterns, as a steady

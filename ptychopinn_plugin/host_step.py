@@ -100,7 +100,9 @@ class HostStep:
         if sweeper.positions is None:  # they are corrected by the field, which it does not show
             workers = max(1, min(sweeper.threads, pixels // LEAST_FOR_WORKER))
             shape = largest, modes, side
-            self.corrector = self.far.kernels.corrector(shape, self.far.good, workers)
+            self.corrector = self.far.kernels.corrector(
+                shape, self.far.good, workers, self.far.background
+            )
         self.parts: list[Part] = []
         self.threads: ThreadPoolExecutor | None = None
         if self.corrector is None:
@@ -295,7 +297,7 @@ class HostStep:
         seen = far.modulus[:count], far.miss[:count]
         part.error = far.kernels.respond(
             wave, self._amplitude(number, part.cut), far.good, (plan.fall, plan.pace), waves, seen,
-            keep=plan.correct or plan.move,
+            keep=plan.correct or plan.move, background=far.background,
         )  # fmt: skip
         part.ramps = far.ramps(*seen) if plan.correct else None
         part.moves = self._shift_sums(number, part, wave, *seen, plan) if plan.move else None

@@ -21,6 +21,7 @@ import numpy as np
 from . import starts
 from .backends import registry
 from .backends.base import Backend, EpochCallback, Model, StepCallback
+from .background import with_background
 from .beam_intensity import without_beam
 from .config import (
     MOST_SWEEPS,
@@ -128,6 +129,8 @@ def reconstruct(
     backend = registry.load(runtime.backend)
     clock.lap('import')
     config = reconstruction or ReconstructionConfig()
+    if config.correct_background:
+        scan = with_background(scan)
     steps = iterate(scan, model, backend=backend, reconstruction=config, runtime=runtime)
     start = last = next(steps)
     clock.lap('start')
@@ -160,6 +163,7 @@ def reconstruct(
         start=start.start,
         positions_px=last.positions_px,
         intensities=last.intensities,
+        background=scan.background,
         example=example,
         measured=np.where(scan.bad_pixels, 0, scan.counts[example]).astype(np.float32),
         predicted=pattern(example),
@@ -254,6 +258,8 @@ def iterate(
     if start is None:
         start = begin(scan, model, reconstruction=reconstruction, runtime=runtime, backend=backend)
     yield start
+    if reconstruction.correct_background:
+        scan = with_background(scan, tell=False)
     if reconstruction.correct_positions:
         scan = with_room(scan)
     network = _network(model, reconstruction)
@@ -273,6 +279,8 @@ def begin(
     Needs no `backend`, hence no framework, unless `starts_with_network`. Raises `DataError`, or
     `ConfigError`, also when the model does not fit.
     """
+    if reconstruction.correct_background:
+        scan = with_background(scan)
     if reconstruction.correct_positions:
         scan = with_room(scan)
     probe = normalised_probe(scan)

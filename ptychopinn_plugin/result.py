@@ -89,6 +89,7 @@ class Reconstruction:
     positions_px      (M, 2) where the patterns are: the scan's own unless they were corrected
     intensities       (M,) of the beam, relative to their geometric mean, where it was found to
                       fluctuate and patterns were scaled to it, else None
+    background        counts per pixel and pattern that were taken for no diffraction
     measured, predicted  (N, N) pattern in counts, for the figure; `example` is its row
     seconds           wall seconds by stage: load, start, sweeps, evaluate, total
     """
@@ -108,6 +109,7 @@ class Reconstruction:
     predicted: Float | None = None
     half_scan_frc50: float | None = None
     intensities: Double | None = None
+    background: float = 0.0
 
     @property
     def amplitude(self) -> Float:

@@ -55,13 +55,13 @@ def normalised_probe(scan: Scan) -> Complex:
     power = (np.abs(far) ** 2).sum(0)[~scan.bad_pixels].sum()
     if power <= 0:
         power = (np.abs(probe) ** 2).sum()
-    scaled: Complex = (probe * np.sqrt(beam_counts(scan.totals) / power)).astype(np.complex64)
+    scaled: Complex = (probe * np.sqrt(beam_counts(scan.signal) / power)).astype(np.complex64)
     return scaled
 
 
 def flat_transmission(scan: Scan) -> float:
     """Return the amplitude of the flat object that predicts the scan's mean counts per frame."""
-    return float(np.sqrt(scan.totals.mean() / beam_counts(scan.totals)))
+    return float(np.sqrt(scan.signal.mean() / beam_counts(scan.signal)))
 
 
 def network_scale(scan: Scan) -> float:
@@ -96,5 +96,5 @@ def normalised_truth(scan: Scan, probe: Complex) -> Complex:
     known = known * np.exp(-1j * np.angle((known * light).sum()))
     expected = (np.abs(known) ** 2 * light).sum()
     require(expected > 0, DataError, f'{scan.name}: the known object is zero under the light')
-    truth: Complex = (known * np.sqrt(scan.totals.sum() / expected)).astype(np.complex64)
+    truth: Complex = (known * np.sqrt(scan.signal.sum() / expected)).astype(np.complex64)
     return truth

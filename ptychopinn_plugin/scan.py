@@ -76,6 +76,8 @@ class Scan:
     object_guess    (H, W)     complex64 or None: the object array that came with the file
     true_object     (H, W)     complex64 or None: the known object of a simulation
     scan_index      (M,)       int64: the host's index of each pattern
+    background                 counts of every pixel and pattern, on average, that are no
+                               diffraction
 
     Raises `DataError` when the arrays cannot be a scan.
     """
@@ -90,6 +92,7 @@ class Scan:
     scan_index: NDArray[np.int64] = None  # type: ignore[assignment]
     geometry: Geometry = field(default_factory=Geometry)
     name: str = 'scan'
+    background: float = 0.0
 
     def __post_init__(self) -> None:
         counts = self.counts if isinstance(self.counts, np.ndarray) else np.asarray(self.counts)
@@ -174,6 +177,13 @@ class Scan:
     def totals(self) -> Double:
         """Counts per pattern over the good pixels, (M,) float64."""
         return np.concatenate([v.sum(1, dtype=np.float64) for v in self._good_values()])
+
+    @property
+    def signal(self) -> Double:
+        """The totals without the background, (M,) float64."""
+        if not self.background:
+            return self.totals
+        return np.maximum(self.totals - self.background * float((~self.bad_pixels).sum()), 0)
 
     def take(self, rows: Array) -> Scan:
         """Return the scan with only the patterns `rows` (indices or a boolean mask), in the same

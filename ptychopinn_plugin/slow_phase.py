@@ -339,6 +339,8 @@ def first_phase(scan: Scan, probe: Complex) -> Float:
     """
     probe = probe * flat_transmission(scan)
     modulus, good = _flat_modulus(probe), (~scan.bad_pixels).astype(np.float32)
+    if scan.background:
+        modulus = np.sqrt(modulus**2 + np.float32(scan.background))
     slow = SlowPhase(windows(scan).corner_px, probe, scan.frame.shape, good)
     sums = np.empty((len(scan), SUMS), np.float32)
     for start in range(0, len(scan), BATCH):
@@ -349,7 +351,7 @@ def first_phase(scan: Scan, probe: Complex) -> Float:
         # One predicted pattern for all: its slopes are taken once.
         sums[rows] = _sums_of_one(modulus, miss, good)
     # A first guess, judged by the patterns as a whole.
-    return slow.phase(sums, slow.brighter(scan.totals), doubting=False)
+    return slow.phase(sums, slow.brighter(scan.signal), doubting=False)
 
 
 def _flat_modulus(probe: Complex) -> Float:

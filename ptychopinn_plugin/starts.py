@@ -21,6 +21,7 @@ from .transforms import PLAIN
 
 logger = logging.getLogger(__name__)
 
+PIXELS, LEAST_AVERAGED = 2**20, 48  # of how many patterns the mean is taken
 SAMPLE = 256  # patterns: enough to choose, and to tell an error to a few per cent
 
 
@@ -67,7 +68,8 @@ def common_ramp(scan: Scan) -> tuple[float, float]:
     """Return the phase ramp (y, x) [rad/px] of an object that shifts the patterns to where they
     lie; zero where they lie on the probe's far field.
     """
-    rows = np.linspace(0, len(scan) - 1, min(len(scan), SAMPLE)).astype(int)
+    most = max(LEAST_AVERAGED, PIXELS // scan.side_px**2)
+    rows = np.linspace(0, len(scan) - 1, min(len(scan), most)).astype(int)
     good, far = ~scan.bad_pixels, np.fft.fft2(scan.probe.astype(np.complex128))
     power = np.fft.fftshift((np.abs(far) ** 2).sum(0)) * good
     mean = np.where(good, scan.patterns(rows).mean(0, dtype=np.float64), 0)

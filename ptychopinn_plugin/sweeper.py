@@ -30,12 +30,12 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from .beam_intensity import BeamIntensity, predicted_counts, without_beam
-from .canvas import Canvas, heard
 from .config import ReconstructionConfig
 from .far_field import predict
 from .geometry import Windows, windows
 from .grouping import Rows, spread_batches
 from .light import Light, light_of
+from .looks import Looks, Run
 from .position_correction import Positions, shift_slopes
 from .probe_modes import orthogonal
 from .result import ObjectImage, Sweep
@@ -43,9 +43,7 @@ from .scaling import amplitudes
 from .scan import Complex, Float, Scan
 from .slow_phase import LEAST_FOLLOWED, SlowPhase, followed, mean_ramp, plane
 from .sweep_plan import (
-    HURRIED_SWEEPS,
     KEEPING_SWEEPS,
-    LITTLE_HEARD,
     STEADY,
     SweepPlan,
     batch_size,
@@ -66,7 +64,6 @@ logger = logging.getLogger(__name__)
 
 LEAST_SHARED = 2**18  # pixels of an object: with fewer, threads cost more than they gain
 Sums = Any  # `ramp_sums` (B, 5) or `shift_sums` (B, 6), an array or what becomes one, or None
-Run = Callable[[Float], Float]  # a network, see `Canvas.corrected`
 BatchStep = Callable[[int, SweepPlan], tuple[float, Sums, Sums]]
 
 
@@ -163,7 +160,7 @@ class Sweeper:
             self._fix_ambiguities()
         if plan.correct:
             with fft.set_workers(self.threads if self.object.size > LEAST_SHARED else 1):
-                counts = self.scan.totals[self._rows]
+                counts = self.scan.signal[self._rows]
                 brighter = self.slow.brighter(counts, self.object) if plan.told else None
                 phase = self.slow.phase(ramps, brighter)
             self.object *= np.cos(phase) + 1j * np.sin(phase)
@@ -213,7 +210,7 @@ class Sweeper:
         with fft.set_workers(self.threads if self.object.size > LEAST_SHARED else 1):
             predicted = predicted_counts(self.object, self.probe, places_px)
         present = self.beam.present.copy()
-        self.beam.follow(rows, self.scan.totals[rows], predicted, self.slow)
+        self.beam.follow(rows, self.scan.signal[rows], predicted, self.slow)
         if (self.beam.present != present).any():
             self.step.take_places()
         gains = self.beam.gains
@@ -305,39 +302,6 @@ def _batches(scan: Scan, size: int, held: Rows | None = None) -> list[Batch]:
 
 def _batch(rows: Rows, place: Windows) -> Batch:
     return Batch(rows, place.corner_px[rows], place.shift_px[rows])
-
-
-class Looks:
-    """When a network looks at the object; it is made for the first of its looks."""
-
-    def __init__(
-        self, make_run: Callable[[], Run] | None, scan: Scan, light: Light, sweeps: int
-    ) -> None:
-        self.make_run, self.hurried = make_run, sweeps < HURRIED_SWEEPS
-        self.run: Run | None = None
-        self.move(scan, light)
-
-    def move(self, scan: Scan, light: Light) -> None:
-        """Take other positions."""
-        self.scan, self.light = scan, light
-        self.canvas: Canvas | None = None
-
-    def due(self, plan: SweepPlan) -> bool:
-        """Return whether there is a network that looks after this sweep."""
-        if self.make_run is None or not plan.network:
-            return False
-        return not self.hurried or heard(self.light, plan.network) >= LITTLE_HEARD
-
-    def corrected(
-        self, object_: Complex, last: Complex, plan: SweepPlan, *, loss: float, number: int
-    ) -> Complex:
-        """Return the object (H, W) as the network has it; see `Canvas.corrected`."""
-        assert self.make_run is not None
-        self.run = self.run or self.make_run()
-        self.canvas = self.canvas or Canvas(self.scan, self.light)
-        return self.canvas.corrected(
-            self.run, object_, last, loss=loss, pace=plan.pace, number=number, share=plan.network
-        )
 
 
 def refine(

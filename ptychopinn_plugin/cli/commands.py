@@ -78,8 +78,12 @@ def reconstruct(args: argparse.Namespace) -> Report:
         moved = np.hypot(*(result.positions_px - scan.positions_px).T)
         report['mean_displacement_px'] = float(moved.mean())
         report['max_displacement_px'] = float(moved.max())
+    if result.background:
+        report['background_counts'] = result.background
     if result.intensities is not None:
-        report['beam_fluctuation'] = float(np.log(result.intensities).std())
+        lit = result.intensities > 0
+        report['beam_fluctuation'] = float(np.log(result.intensities[lit]).std())
+        report['patterns_without_beam'] = int((~lit).sum())
     if result.image.uncertainty is not None:
         lit = result.weight > LIT * result.weight.max()
         report['phase_sigma_rad'] = float(np.median(result.image.uncertainty[lit]))
@@ -128,7 +132,12 @@ def _tell_reconstruction(report: Report) -> None:
             f'{report["max_displacement_px"]:.2f} px'
         )
     if 'beam_fluctuation' in report:
-        say(f'patterns scaled to a beam that fluctuates by {report["beam_fluctuation"]:.1%}')
+        say(
+            f'beam fluctuates by {report["beam_fluctuation"]:.1%}, '
+            f'{report["patterns_without_beam"]} patterns without it: allowed for'
+        )
+    if 'background_counts' in report:
+        say(f'background of {report["background_counts"]:.3g} counts in every pixel: allowed for')
     if 'phase_sigma_rad' in report:
         say(
             f'phase known to {report["phase_sigma_rad"]:.3g} rad (median); half scans alike up to '

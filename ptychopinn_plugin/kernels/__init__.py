@@ -44,9 +44,11 @@ class Kernels(Protocol):
         seen: tuple[Float, Float],
         *,
         keep: bool,
+        background: float = 0.0,
     ) -> float:
         """Write `pace max(-fall, (A - |F|) / |F|) F` to `out` for fields (B, P, N, N), amplitudes A
         (B, N, N), good (N, N) of 1 and 0 and limits (fall, pace); return the sum of (A - |F|)^2.
+        A background is added to the square of |F|.
 
         `keep` asks for |F| and A - |F| in `seen`, (B, 1, N, N) each; without it they are scratch.
         """
@@ -87,10 +89,14 @@ class Kernels(Protocol):
         """A product of matrices, where it is faster than a framework's."""
 
     def corrector(
-        self, shape: tuple[int, int, int], good: Float | None, threads: int
+        self,
+        shape: tuple[int, int, int],
+        good: Float | None,
+        threads: int,
+        background: float = 0.0,
     ) -> Corrector | None:
         """Return what takes whole batches at once with transforms and threads of its own, for a
-        shape (B, P, N); None where nothing does.
+        shape (B, P, N) and a background as of `respond`; None where nothing does.
         """
 
 

@@ -22,7 +22,7 @@ class Compiled:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._illuminate = declared(library.illuminate, INTEGER, 'pllppplll')
-        self._respond = declared(library.respond, ctypes.c_double, 'pppppffplll')
+        self._respond = declared(library.respond, ctypes.c_double, 'pppppfffplll')
         self._collect = declared(library.collect, None, 'pppplll')
         self._merge = declared(library.merge, INTEGER, 'pllpplll')
         self._witness = declared(library.witness, INTEGER, 'pllpppplll')
@@ -36,12 +36,16 @@ class Compiled:
         self._library = library
 
     def corrector(
-        self, shape: tuple[int, int, int], good: Float | None, threads: int
+        self,
+        shape: tuple[int, int, int],
+        good: Float | None,
+        threads: int,
+        background: float = 0.0,
     ) -> Corrector | None:
         """See `Kernels`."""
         if not takes(self._library, shape[-1]):
             return None
-        return Corrector(self._library, shape, good, threads)
+        return Corrector(self._library, shape, good, threads, background)
 
     def product(self, a: Float, b: Float, out: Float | None = None) -> Float:
         """See `Kernels`."""
@@ -75,17 +79,20 @@ class Compiled:
         seen: tuple[Float, Float],
         *,
         keep: bool,
+        background: float = 0.0,
     ) -> float:
         """See `Kernels`."""
         batch, modes, side = waves_shape(field)
         if side > self._largest:
-            return Plain().respond(field, amplitude, good, limits, out, seen, keep=keep)
+            return Plain().respond(
+                field, amplitude, good, limits, out, seen, keep=keep, background=background
+            )
         one = batch, 1, side, side
         error: float = self._respond(
             at(field, np.complex64), at(amplitude, np.float32, (batch, side, side)),
             None if good is None else at(good, np.float32, (side, side)),
             *(into(v, np.float32, one) if keep else None for v in seen),
-            *limits, into(out, np.complex64, field.shape), batch, modes, side,
+            *limits, background, into(out, np.complex64, field.shape), batch, modes, side,
         )  # fmt: skip
         return error
 

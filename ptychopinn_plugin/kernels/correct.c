@@ -286,16 +286,17 @@ INLINE void scale(float *restrict row, const float *restrict gain) {
 typedef struct {
     const float *amplitude, *good;
     float *modulus, *miss;
-    float fall, pace;
+    float fall, pace, background;
 } Response;
 
 /* From sums of squares, which become moduli. */
 INLINE void gains(float *restrict modulus, const float *restrict amplitude,
                   const float *restrict good, float *restrict miss, float *restrict errors,
-                  float fall, float pace, float *restrict gain) {
+                  const Response *r, float *restrict gain) {
+    const float fall = r->fall, pace = r->pace, background = r->background;
     LANEWISE
     for (int64_t l = 0; l < LANES; l++) {
-        float m = sqrtf(modulus[l]), d = amplitude[l] - m;
+        float m = sqrtf(modulus[l] + background), d = amplitude[l] - m;
         d = good ? d * good[l] : d;
         float g = d / (m + 1e-6f);
         g = pace * (g < -fall ? -fall : g);
@@ -315,10 +316,9 @@ CLONED double respond(float *field, int64_t mode, int64_t modes, const Response 
         for (int64_t p = 1; p < modes; p++)
             squares(field + p * mode, modulus, 1);
         if (own.good)
-            gains(modulus, own.amplitude + at, own.good + at, miss, errors, own.fall, own.pace,
-                  gain);
+            gains(modulus, own.amplitude + at, own.good + at, miss, errors, &own, gain);
         else
-            gains(modulus, own.amplitude + at, NULL, miss, errors, own.fall, own.pace, gain);
+            gains(modulus, own.amplitude + at, NULL, miss, errors, &own, gain);
         for (int64_t p = 0; p < modes; p++)
             scale(field + p * mode, gain);
         if (own.modulus) {
@@ -474,6 +474,7 @@ typedef struct {
     float *light, *brightest;          /* (height, width) of zeros; (batch): to make them, or NULL */
     float *ramps;                      /* (batch, 5), as `ramps` gives them, or NULL */
     float fall, pace, regularisation;
+    float background; /* of what is transformed without a norm */
     float *patches; /* (batch, side, side), or NULL: then nothing is corrected */
     double *errors; /* (batch) */
     float *density; /* (threads, side, side), or NULL: then nothing is said of the probe */
@@ -523,7 +524,7 @@ static void correct_one(const Correction *c, int64_t b, const float *probe, floa
         const int64_t at = b * pixels + y;
         const Response response = {
             c->amplitude + at, c->good ? c->good + y : NULL, c->ramps ? modulus + y : NULL,
-            modulus + pixels + y, c->fall, c->pace / (float)pixels};
+            modulus + pixels + y, c->fall, c->pace / (float)pixels, c->background};
         if (c->patches)
             fetch(c->share + b * pixels + y * side, LANES * side);
         for (int64_t p = 0; p < modes; p++)

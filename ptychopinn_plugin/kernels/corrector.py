@@ -31,7 +31,7 @@ class _Correction(ctypes.Structure):
         *((name, kind) for names, kind in (
             ('object', POINTER), ('height width', INTEGER),
             ('corners coefficients waves amplitude good share crowded light brightest', POINTER),
-            ('ramps', POINTER), ('fall pace regularisation', FLOAT),
+            ('ramps', POINTER), ('fall pace regularisation background', FLOAT),
             ('patches errors density shares factors scratch', POINTER),
             ('batch modes side count few', INTEGER),
         ) for name in names.split()),
@@ -127,6 +127,7 @@ class Corrector:
         shape: tuple[int, int, int],
         good: Float | None,
         threads: int,
+        background: float = 0.0,
     ) -> None:
         size, modes, side = shape
         self.modes, self.side, self.threads = modes, side, threads
@@ -157,7 +158,7 @@ class Corrector:
             good=None if self.good is None else at(self.good, np.float32),
             brightest=at(self._brightest, np.float32),
             factors=at(self._factors, np.float32), scratch=at(self._scratch, np.float32),
-            modes=modes, side=side,
+            background=background, modes=modes, side=side,
         )  # fmt: skip
 
     def turned(self, values: Float) -> Float:

@@ -88,8 +88,8 @@ INLINE void scaled(const float *restrict wave, const float *restrict gain, float
 }
 
 KERNEL double respond(const float *field, const float *amplitude, const float *good,
-                      float *modulus, float *miss, float fall, float pace, float *out,
-                      int64_t batch, int64_t modes, int64_t side) {
+                      float *modulus, float *miss, float fall, float pace, float background,
+                      float *out, int64_t batch, int64_t modes, int64_t side) {
     float own_modulus[LARGEST_SIDE], own_miss[LARGEST_SIDE], gain[LARGEST_SIDE];
     const int64_t mode = 2 * side * side;
     double error = 0;
@@ -97,7 +97,8 @@ KERNEL double respond(const float *field, const float *amplitude, const float *g
         for (int64_t i = 0; i < side; i++) {
             const int64_t row = (b * side + i) * side, first = b * modes * mode + 2 * i * side;
             float *m = modulus ? modulus + row : own_modulus, *d = modulus ? miss + row : own_miss;
-            memset(m, 0, (size_t)side * sizeof(float));
+            for (int64_t j = 0; j < side; j++)
+                m[j] = background;
             for (int64_t p = 0; p < modes; p++)
                 add_squares(field + first + p * mode, m, side);
             if (good)

@@ -21,7 +21,13 @@ class Plain:
 
     product: Product | None = None  # a framework's is faster
 
-    def corrector(self, shape: tuple[int, int, int], good: Float | None, threads: int) -> None:
+    def corrector(
+        self,
+        shape: tuple[int, int, int],
+        good: Float | None,
+        threads: int,
+        background: float = 0.0,
+    ) -> None:
         """Nothing here takes a whole batch at once."""
 
     def illuminate(
@@ -42,11 +48,12 @@ class Plain:
         seen: tuple[Float, Float],
         *,
         keep: bool,
+        background: float = 0.0,
     ) -> float:
         """See `Kernels`."""
         fall, pace = limits
         modulus, miss = seen
-        moduli(field, modulus)
+        moduli(field, modulus, background)
         np.subtract(amplitude[:, None], modulus, out=miss)
         if good is not None:
             miss *= good
@@ -117,9 +124,10 @@ class Plain:
         return ramp_sums(modulus[:, 0], miss[:, 0], good)
 
 
-def moduli(field: Complex, out: Float) -> Float:
-    """Return the square root of the intensity, (B, P, N, N) -> (B, 1, N, N)."""
-    if field.shape[1] == 1:
+def moduli(field: Complex, out: Float, background: float = 0.0) -> Float:
+    """Return the square root of the intensity and a background, (B, P, N, N) -> (B, 1, N, N)."""
+    if field.shape[1] == 1 and not background:
         return np.abs(field, out=out)
     np.add.reduce(field.real**2 + field.imag**2, axis=1, keepdims=True, out=out)
+    out += np.float32(background)
     return np.sqrt(out, out=out)

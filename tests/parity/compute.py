@@ -156,6 +156,16 @@ def scan_of(given):
     )
 
 
+def uneven(scan):
+    """The scan with a background, of a beam that fluctuates and fails once."""
+    rng = np.random.default_rng(5)
+    share = np.exp(rng.normal(0, 0.3, len(scan)))
+    share[3] = 0.002
+    counts = scan.counts * share[:, None, None] + 2.0
+    counts = rng.poisson(counts).astype(np.uint32)
+    return dataclasses.replace(scan, counts=counts, background=2.0)
+
+
 def physics(name, framework, given):
     """Every function of the physics and of the losses, and gradients through them."""
     module = import_module(f'ptychopinn_plugin.backends.{name}.physics')
@@ -299,11 +309,13 @@ def reconstruction(name, scan):
         ('refined', estimate, 5, {}),
         ('moved', estimate, 5, {'correct_positions': True}),
         ('flat', flat_start(scan), 40, {}),
+        ('uneven', estimate, 7, {}),
     ):
         settings = ReconstructionConfig(sweeps=sweeps, **how)
-        *_, last = backend.refine(scan, start, probe, settings, RUNTIME)
-        moved = position_correction.moved_scan(scan, last.positions_px, scan.frame)
-        error, pattern = backend.predict(moved, last.image, last.probe, RUNTIME)
+        seen = uneven(scan) if key == 'uneven' else scan
+        *_, last = backend.refine(seen, start, probe, settings, RUNTIME)
+        moved = position_correction.moved_scan(seen, last.positions_px, scan.frame)
+        error, pattern = backend.predict(moved, last.image, last.probe, RUNTIME, last.intensities)
         out |= {
             f'{key}_object': last.image.object,
             f'{key}_probe': last.probe,
@@ -324,11 +336,13 @@ def on_device(name, scan, start, probe):
         ('device_probe', {'update_probe': True}),
         ('device_moved', {'correct_positions': True}),
         ('device_steady', {}),
+        ('device_uneven', {}),
     ):
         # As if the first sweep had been too long: a of the denominators changes on the way.
-        rises = [key == 'device_steady', False, False]
+        rises = [key == 'device_steady', *[False] * 6]
         sweeper.unsteady = lambda losses, rises=rises: rises[len(losses) - 1]
-        settings = ReconstructionConfig(sweeps=3, **asked)
+        settings = ReconstructionConfig(sweeps=7 if key == 'device_uneven' else 3, **asked)
+        seen = uneven(scan) if key == 'device_uneven' else scan
         for where, whole in (('graph', True), ('memory', False)):
             if name == 'torch':
                 import torch
@@ -342,8 +356,9 @@ def on_device(name, scan, start, probe):
 
                 how, given = {'on_gpu': whole}, ()
                 predict = partial(far_field.predict, TRANSFORMS)
-            *_, last = refine.refine(scan, start, probe, settings, *given, **how)
-            error, pattern = predict(scan, last.image, last.probe)
+            *_, last = refine.refine(seen, start, probe, settings, *given, **how)
+            error, pattern = predict(seen, last.image, last.probe, intensities=last.intensities)
+            assert (last.intensities is None) == (seen is scan)
             out |= {
                 f'{key}_{where}_object': last.image.object,
                 f'{key}_{where}_probe': last.probe,

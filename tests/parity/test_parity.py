@@ -134,14 +134,15 @@ def test_five_training_steps_are_the_same(computed, name, gridsize):
     ('name', 'tolerance'),
     [('estimate', 1e-5), ('estimate_weight', 1e-5), ('sweep_object', 1e-5),
      ('probe_sweep_object', 1e-4), ('probe_sweep_probe', 1e-4), ('refined_object', 1e-4),
-     ('refined_pattern', 1e-4), ('moved_object', 1e-3), ('sweep_pattern', 1e-4)],
+     ('uneven_object', 1e-4), ('uneven_pattern', 1e-4), ('refined_pattern', 1e-4),
+     ('moved_object', 1e-3), ('sweep_pattern', 1e-4)],
 )  # fmt: skip
 def test_reconstruction_is_the_same(computed, name, tolerance):
     a, b = (computed[k][name] for k in BACKENDS)
     assert distance(a, b) < tolerance
 
 
-@pytest.mark.parametrize('name', ['sweep', 'probe_sweep', 'refined', 'moved'])
+@pytest.mark.parametrize('name', ['sweep', 'probe_sweep', 'refined', 'moved', 'uneven'])
 def test_the_errors_are_the_same(computed, name):
     for what in ('loss', 'error'):
         a, b = (float(computed[k][f'{name}_{what}']) for k in BACKENDS)
@@ -149,7 +150,9 @@ def test_the_errors_are_the_same(computed, name):
 
 
 @pytest.mark.parametrize('backend', ['torch', 'tensorflow'])
-@pytest.mark.parametrize('key', ['device', 'device_probe', 'device_moved', 'device_steady'])
+@pytest.mark.parametrize(
+    'key', ['device', 'device_probe', 'device_moved', 'device_steady', 'device_uneven']
+)
 @pytest.mark.parametrize('what', ['object', 'probe', 'positions', 'errors', 'pattern'])
 def test_the_steps_for_a_gpu_do_what_the_cpu_does(computed, backend, key, what):
     """The CPU moves probes to 5e-5; an updated probe and the object share what that leaves open."""

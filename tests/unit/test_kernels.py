@@ -67,9 +67,11 @@ def close(a, b):
 @settings(max_examples=60, deadline=None)
 @given(
     **SIZES, good=st.booleans(), keep=st.booleans(), fall=st.sampled_from([1.0, 0.5, 0.3]),
-    pace=st.sampled_from([0.7, 1.0, 1.25]),
+    pace=st.sampled_from([0.7, 1.0, 1.25]), background=st.sampled_from([0.0, 0.8]),
 )  # fmt: skip
-def test_responses_are_the_same(compiled, batch, modes, side, seed, good, keep, fall, pace):
+def test_responses_are_the_same(
+    compiled, batch, modes, side, seed, good, keep, fall, pace, background
+):
     d = Drawn(batch, modes, side, seed)
     field, amplitude = d.waves(), d.real()
     field[0, :, 0, 0] = 0  # no light: nothing to scale
@@ -78,7 +80,9 @@ def test_responses_are_the_same(compiled, batch, modes, side, seed, good, keep, 
     for k in (PLAIN, compiled):
         out, seen = np.empty_like(field), (np.empty(one, np.float32), np.empty(one, np.float32))
         limits = (fall, pace)
-        error = k.respond(field, amplitude, mask, limits, out, seen, keep=keep)
+        error = k.respond(
+            field, amplitude, mask, limits, out, seen, keep=keep, background=background
+        )
         made.append((error, out, *(seen if keep else ())))
     assert made[0][0] == pytest.approx(made[1][0], rel=1e-5)
     for a, b in zip(made[1][1:], made[0][1:], strict=True):
@@ -115,10 +119,10 @@ def test_what_meets_a_canvas_is_the_same(compiled, batch, modes, side, seed):
     batch=st.integers(1, 40), modes=st.integers(1, 3), seed=SIZES['seed'], count=st.integers(1, 12),
     side=st.sampled_from([16, 32, 64, 128, 256, 512]), threads=st.integers(1, 3),
     good=st.booleans(), known=st.booleans(), seen=st.booleans(), fall=st.sampled_from([1.0, 0.5]),
-    few=st.integers(0, 12),
+    few=st.integers(0, 12), background=st.sampled_from([0.0, 50.0]),
 )  # fmt: skip
 def test_a_batch_at_once_is_its_parts(
-    compiled, batch, modes, side, seed, count, threads, good, known, seen, fall, few
+    compiled, batch, modes, side, seed, count, threads, good, known, seen, fall, few, background
 ):
     batch, few = max(1, min(batch, 2**17 // side**2)), min(few, count)
     d = Drawn(batch, modes, side, seed)
@@ -136,7 +140,9 @@ def test_a_batch_at_once_is_its_parts(
         PLAIN.shares(light, d.corner_px, crowded, share, (1 - a, floor))
     PLAIN.illuminate(object_, d.corner_px, probes, waves)
     field = fft.fft2(waves)
-    error = PLAIN.respond(field, amplitude, mask, limits, waves, (modulus, miss), keep=True)
+    error = PLAIN.respond(
+        field, amplitude, mask, limits, waves, (modulus, miss), keep=True, background=background
+    )
     change = fft.ifft2(waves)
     density = PLAIN.witness(object_, d.corner_px, change, waves)
     shares = np.einsum('bk,bpyx->kpyx', coefficients[:, :few], waves.conj())
@@ -144,7 +150,7 @@ def test_a_batch_at_once_is_its_parts(
     corrected = object_.copy()
     PLAIN.merge(corrected, d.corner_px, patches)
 
-    corrector = compiled.corrector((40, modes, side), mask, threads)
+    corrector = compiled.corrector((40, modes, side), mask, threads, background)
     for _ in range(2):  # the second time with what the first one left
         own, held = object_.copy(), share.copy() if known else np.full_like(share, np.nan)
         made = corrector(

@@ -30,6 +30,7 @@ class DeviceStep:
 
     def __init__(self, sweeper: Sweeper) -> None:
         self.sweeper = sweeper
+        self.background = float(sweeper.scan.background * sweeper.side**2)  # as the fields are
         good = ~np.fft.ifftshift(sweeper.scan.bad_pixels)
         self.good = None if good.all() else tf.constant(good.astype(np.float32))
         height, width = sweeper.object.shape
@@ -193,7 +194,7 @@ class DeviceStep:
         size, _, side, _ = self.amplitude_shape
         patches = tf.reshape(tf.gather(self.object, index), [size, side, side])
         field = tf.signal.fft2d(physics.illuminate(patches, probes))
-        modulus = physics.modulus(field)
+        modulus = physics.modulus(field, self.background)
         miss = amplitude - modulus
         if self.good is not None:
             miss *= self.good

@@ -90,8 +90,10 @@ def intensity(field: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(power, -3)
 
 
-def modulus(field: tf.Tensor) -> tf.Tensor:
-    """Return the root of `intensity`, (B, P, N, N) -> (B, 1, N, N)."""
+def modulus(field: tf.Tensor, background: float = 0.0) -> tf.Tensor:
+    """Return the root of `intensity` and a background, (B, P, N, N) -> (B, 1, N, N)."""
+    if background:
+        return tf.sqrt(intensity(field)[:, None] + background)
     if field.shape[1] == 1:
         return tf.abs(field)
     return tf.sqrt(intensity(field))[:, None]

@@ -33,6 +33,7 @@ class DeviceStep:
         self.sweeper, self.device = sweeper, device
         self.object, self.probe = self._tensor(sweeper.object), self._tensor(sweeper.probe)
         self.slopes = torch.zeros(2, *self.probe.shape, dtype=self.probe.dtype, device=device)
+        self.background = float(sweeper.scan.background * sweeper.side**2)  # as the fields are
         good = ~np.fft.ifftshift(sweeper.scan.bad_pixels)
         self.good = None if good.all() else self._tensor(good.astype(np.float32))
         self.light = self._zeros(self.object.numel())
@@ -189,7 +190,7 @@ class DeviceStep:
         flat = self.object.view(-1)
         patches = flat.index_select(0, index).view(amplitude[:, 0].shape)
         field = torch.fft.fft2(physics.illuminate(patches, probes))
-        modulus = physics.modulus(field)
+        modulus = physics.modulus(field, self.background)
         miss = amplitude - modulus
         if self.good is not None:
             miss *= self.good

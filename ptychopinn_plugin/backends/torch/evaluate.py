@@ -41,7 +41,7 @@ def predict(
 
     def patterns(rows: slice | Rows) -> torch.Tensor:
         patches = physics.extract(object_, corner[rows], scan.side_px)
-        return physics.diffract(patches, physics.shift_probe(modes, shift[rows]))
+        return physics.diffract(patches, physics.shift_probe(modes, shift[rows])) + scan.background
 
     bright = np.ones(len(scan)) if intensities is None else intensities
     error, lit = 0.0, np.flatnonzero(bright > 0)

@@ -90,8 +90,12 @@ def intensity(field: Tensor) -> Tensor:
     return power.squeeze(-3) if field.shape[-3] == 1 else power.sum(-3)
 
 
-def modulus(field: Tensor) -> Tensor:
-    """Return the root of `intensity`, (B, P, N, N) -> (B, 1, N, N); no gradient at zero."""
+def modulus(field: Tensor, background: float = 0.0) -> Tensor:
+    """Return the root of `intensity` and a background, (B, P, N, N) -> (B, 1, N, N); no gradient at
+    zero.
+    """
+    if background:
+        return (intensity(field)[:, None] + background).sqrt()
     if field.shape[1] == 1:
         return field.abs()
     size: Tensor = torch.linalg.vector_norm(field, dim=1, keepdim=True)

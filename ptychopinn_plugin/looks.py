@@ -1,0 +1,45 @@
+"""When a network looks at the object between sweeps. Letters as in `scan`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .canvas import Canvas, heard
+from .light import Light
+from .scan import Complex, Float, Scan
+from .sweep_plan import HURRIED_SWEEPS, LITTLE_HEARD, SweepPlan
+
+Run = Callable[[Float], Float]  # a network, see `Canvas.corrected`
+
+
+class Looks:
+    """When a network looks at the object; it is made for the first of its looks."""
+
+    def __init__(
+        self, make_run: Callable[[], Run] | None, scan: Scan, light: Light, sweeps: int
+    ) -> None:
+        self.make_run, self.hurried = make_run, sweeps < HURRIED_SWEEPS
+        self.run: Run | None = None
+        self.move(scan, light)
+
+    def move(self, scan: Scan, light: Light) -> None:
+        """Take other positions."""
+        self.scan, self.light = scan, light
+        self.canvas: Canvas | None = None
+
+    def due(self, plan: SweepPlan) -> bool:
+        """Return whether there is a network that looks after this sweep."""
+        if self.make_run is None or not plan.network:
+            return False
+        return not self.hurried or heard(self.light, plan.network) >= LITTLE_HEARD
+
+    def corrected(
+        self, object_: Complex, last: Complex, plan: SweepPlan, *, loss: float, number: int
+    ) -> Complex:
+        """Return the object (H, W) as the network has it; see `Canvas.corrected`."""
+        assert self.make_run is not None
+        self.run = self.run or self.make_run()
+        self.canvas = self.canvas or Canvas(self.scan, self.light)
+        return self.canvas.corrected(
+            self.run, object_, last, loss=loss, pace=plan.pace, number=number, share=plan.network
+        )
