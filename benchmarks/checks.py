@@ -196,6 +196,16 @@ def off(number: int, left: float) -> Lie:
     return lie
 
 
+def background(share: float) -> Lie:
+    """Return the lie of counts that are no diffraction, such a share of what there is."""
+
+    def lie(scan: Scan, rng: Generator) -> Scan:
+        more = rng.poisson(share * scan.totals.mean() / scan.side_px**2, scan.counts.shape)
+        return replace(scan, counts=scan.counts + more * ~scan.bad_pixels)
+
+    return lie
+
+
 def drift(loss: float) -> Lie:
     return lambda scan, rng: attenuated(scan, np.linspace(1, 1 - loss, len(scan)), rng)
 
@@ -245,6 +255,8 @@ LIES: dict[str, tuple[tuple[str, ...], Lie]] = {
     'a hot pixel, 20 x': (('hot pixels',), hot(20)),
     '3 patterns copied': (('repeated patterns',), copies(3)),
     '5 positions stuck': (('repeated positions',), stuck),
+    'a background of 2 % of the counts': (('background',), background(0.02)),
+    'a background of 8 % of the counts': (('background',), background(0.08)),
     '1 pattern without beam': (('beam off',), off(1, 0.0)),
     '5 patterns with 3 % of the beam': (('beam off',), off(5, 0.03)),
     'beam falls by 15 %, any order': (BEAM, drift(0.15)),

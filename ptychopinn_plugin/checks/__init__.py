@@ -17,15 +17,15 @@ from .optics import bright_field, centre, lengths, near_field, window
 from .places import alone, order, overlap, repeated
 from .sample import Sample
 from .turned import turned
-from .values import counts
+from .values import background, counts
 
 __all__ = ['CHECKS', 'NOTE', 'WARNING', 'Finding', 'check_scan', 'tell', 'warn_about']
 
 logger = logging.getLogger(__name__)
 
 CHECKS: tuple[Callable[[Sample], Iterator[Finding]], ...] = (
-    counts, saturated, hot, dead, centre, bright_field, window, lengths, near_field, overlap,
-    alone, repeated, order, turned, off, steady,
+    counts, background, saturated, hot, dead, centre, bright_field, window, lengths, near_field,
+    overlap, alone, repeated, order, turned, off, steady,
 )  # fmt: skip
 
 

@@ -1,4 +1,5 @@
-"""Whether the numbers are counts: by the steps between them and by their noise.
+"""Whether the numbers are counts, by the steps between them and by their noise, and all of them of
+diffraction.
 
 Counts are multiples of one quantum, amplitudes roots of such multiples, and where no quantum is
 left the noise still tells: a pattern is the square of a wave of limited extent, so its Fourier
@@ -14,8 +15,9 @@ import numpy as np
 from scipy import fft
 from scipy.ndimage import uniform_filter
 
+from ..background import background_of
 from ..scan import Array, Double
-from .finding import WARNING, Finding
+from .finding import NOTE, WARNING, Finding
 from .sample import Sample
 
 NOISE_FRAMES = 48
@@ -29,6 +31,20 @@ TOLERANCE = 2e-3
 
 AMPLITUDES = 'Amplitudes taken for counts give a flat, wrong object'
 SCALED = 'Noise, dose and the regularisation of the sweeps are judged in photons'
+
+
+def background(sample: Sample) -> Iterator[Finding]:
+    """Find counts in the darkest pixels that are no diffraction."""
+    found = background_of(sample.scan)
+    if found:
+        share = found * float(sample.good.sum()) / float(sample.scan.totals.mean())
+        yield Finding(
+            'background', NOTE,
+            f'The darkest pixels have {found:.3g} counts in every pattern that do not vary as '
+            f'diffraction does: {share:.1%} of all counts, if they are everywhere',
+            'The sweeps allow for as many everywhere; what is not uniform is taken for diffraction',
+            'Shield the detector, shorten the way through air; subtract nothing beforehand',
+        )  # fmt: skip
 
 
 def counts(sample: Sample) -> Iterator[Finding]:

@@ -131,6 +131,14 @@ def test_a_turn_by_180_degrees_has_no_curl(scan):
     assert 'orientation' not in named(reoriented(scan, 'flip y and x'))
 
 
+def test_a_background_is_told_of(scan):
+    more = np.random.default_rng(2).poisson(20.0, scan.counts.shape)
+    finding = named(with_counts(scan, lambda counts: counts + more))['background']
+    assert finding.level == NOTE
+    assert 'background' not in named(scan)
+    assert '% of all counts' in finding.saw
+
+
 @given(y=st.integers(-9, 9), x=st.integers(-9, 9))
 @settings(max_examples=25, deadline=None)
 def test_the_centre_is_measured(y, x):
