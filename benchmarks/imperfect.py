@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
@@ -77,7 +78,7 @@ CASES: dict[str, Spoil] = {
 }
 
 
-def reconstructed(scan: Scan, truth: Scan, **settings: bool) -> Comparison:
+def reconstructed(scan: Scan, truth: Scan, **settings: Any) -> Comparison:
     """Return the score of twenty sweeps."""
     config = ReconstructionConfig(**settings)
     found = pp.reconstruct(scan, reconstruction=config, runtime=RUNTIME)

@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from ptychopinn_plugin import apart, files, mapped, starts, sweep_plan, sweeper
+from ptychopinn_plugin import apart, canvas, files, mapped, starts, sweep_plan, sweeper
 from ptychopinn_plugin.backends import registry
 from ptychopinn_plugin.backends.base import Model, StopTraining
 from ptychopinn_plugin.config import (
@@ -564,7 +564,7 @@ class TestRefine:
             shares.append(share)
             return object_
 
-        monkeypatch.setattr(sweeper.Canvas, 'corrected', corrected)
+        monkeypatch.setattr(canvas.Canvas, 'corrected', corrected)
         for sweeps, looks in ((1, []), (2, [1.0]), (3, [1.0]), (4, [1.0, NETWORK_LAST])):
             shares.clear()
             config = ReconstructionConfig(sweeps=sweeps)
