@@ -18,11 +18,11 @@ from .scan import Scan
 
 logger = logging.getLogger(__name__)
 
-PIXELS, LEAST_PATTERNS = 2**20, 48  # that are looked at
+PIXELS, LEAST_PATTERNS = 2**21, 48  # that are looked at
 DARKEST, FEWEST = 0.02, 24  # of the pixels, and at least
 FEWEST_PATTERNS = 16
 CERTAIN = 2.0  # standard errors of a variance that may be diffraction
-MOSTLY = 0.5  # of the counts of these pixels, or it is not known well enough
+MOSTLY = 0.3  # of the counts of these pixels, or it is not known well enough
 LEAST = 0.003  # of all counts: less costs next to nothing
 
 

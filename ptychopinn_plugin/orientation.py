@@ -10,21 +10,19 @@ which of the two is right depends on the sign of the defocus in the probe guess.
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 
-from . import pipeline, sweeper
+from . import pipeline
 from .backends import registry
 from .config import ReconstructionConfig, RuntimeConfig
 from .errors import ConfigError, require
 from .scan import Array, Scan, frame_around
 from .starts import SAMPLE
+from .trials import unheard
 
 SWEEPS = 6
 PATTERNS = 192
@@ -169,33 +167,19 @@ def judge(
     require(patterns > 0, ConfigError, 'The check needs patterns', received=f'patterns={patterns}')
     runtime = runtime or RuntimeConfig()
     backend, part = registry.load(runtime.backend), compact_part(scan, patterns)
-    config = ReconstructionConfig('flat', sweeps=sweeps, update_probe=True)
+    config = ReconstructionConfig(
+        'flat', sweeps=sweeps, update_probe=True, correct_intensities=False,
+        correct_background=False,
+    )  # fmt: skip
     errors: dict[str, float] = {}
     for name in orientations():
         turned = reoriented(part, name)
         steps = pipeline.iterate(turned, backend=backend, reconstruction=config, runtime=runtime)
-        with _unheard():
+        with unheard():
             *_, last = steps
         errors[name], _ = backend.predict(turned, last.image, last.probe, runtime)
         on_orientation(name, errors[name])
     return Judgement(errors, len(part), noise_floor(part))
-
-
-@contextmanager
-def _unheard() -> Iterator[None]:
-    """Keep what sweeps tell of a trial from being taken for news of the user's scan: most trials
-    are wrong on purpose. Warnings are heard, and so is what other threads reconstruct meanwhile.
-    """
-    here = threading.get_ident()
-
-    def heard(record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.WARNING or record.thread != here
-
-    sweeper.logger.addFilter(heard)
-    try:
-        yield
-    finally:
-        sweeper.logger.removeFilter(heard)
 
 
 def compact_part(scan: Scan, patterns: int) -> Scan:

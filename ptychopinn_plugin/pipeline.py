@@ -18,11 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from . import starts
+from . import background, beam_intensity, starts
 from .backends import registry
 from .backends.base import Backend, EpochCallback, Model, StepCallback
-from .background import with_background
-from .beam_intensity import without_beam
 from .config import (
     MOST_SWEEPS,
     UNROLLED,
@@ -39,6 +37,7 @@ from .result import Reconstruction, Sweep
 from .scaling import normalised_probe
 from .scan import Float, Scan
 from .transforms import cores
+from .trials import unheard
 from .uncertainty import half_scan_frc50, halves, repeated, sigma_of
 
 logger = logging.getLogger(__name__)
@@ -130,7 +129,7 @@ def reconstruct(
     clock.lap('import')
     config = reconstruction or ReconstructionConfig()
     if config.correct_background:
-        scan = with_background(scan)
+        scan = background.with_background(scan)
     steps = iterate(scan, model, backend=backend, reconstruction=config, runtime=runtime)
     start = last = next(steps)
     clock.lap('start')
@@ -235,7 +234,9 @@ def _last(
     runtime: RuntimeConfig,
 ) -> Sweep:
     """Return the last sweep of another scan."""
-    *_, last = iterate(scan, model, backend=backend, reconstruction=reconstruction, runtime=runtime)
+    steps = iterate(scan, model, backend=backend, reconstruction=reconstruction, runtime=runtime)
+    with unheard():
+        *_, last = steps
     return last
 
 
@@ -259,7 +260,7 @@ def iterate(
         start = begin(scan, model, reconstruction=reconstruction, runtime=runtime, backend=backend)
     yield start
     if reconstruction.correct_background:
-        scan = with_background(scan, tell=False)
+        scan = background.with_background(scan, tell=False)
     if reconstruction.correct_positions:
         scan = with_room(scan)
     network = _network(model, reconstruction)
@@ -280,7 +281,7 @@ def begin(
     `ConfigError`, also when the model does not fit.
     """
     if reconstruction.correct_background:
-        scan = with_background(scan)
+        scan = background.with_background(scan)
     if reconstruction.correct_positions:
         scan = with_room(scan)
     probe = normalised_probe(scan)
@@ -294,7 +295,7 @@ def begin(
         )
         probe = adjusted(probe, reconstruction.probe_modes)
     lit = scan
-    if reconstruction.correct_intensities and len(off := without_beam(scan)):
+    if reconstruction.correct_intensities and len(off := beam_intensity.without_beam(scan)):
         lit = scan.take(np.setdiff1d(np.arange(len(scan)), off))
     start = _start(lit, _of_patches(model), backend, reconstruction, runtime)
     return Sweep(

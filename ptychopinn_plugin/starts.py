@@ -35,9 +35,9 @@ class Start(NamedTuple):
 
 def best_start(scan: Scan, threads: int = 1) -> Start:
     """Return the start that fits the patterns better."""
-    flat = flat_start(scan)
-    image = gradient_start(scan, flat)
-    flat = _tilted(flat, common_ramp(scan))
+    flat, ramp = flat_start(scan), common_ramp(scan)
+    image = gradient_start(scan, flat, ramp)
+    flat = _tilted(flat, ramp)
     flat_error, error = sampled_errors(scan, flat, image, threads=threads)
     if flat_error <= error:
         logger.info('Starting flat: the phase gradients of the patterns do not fit better')
@@ -52,11 +52,15 @@ def flat_start(scan: Scan) -> ObjectImage:
     return ObjectImage(np.full(scan.frame.shape, value), weight, scan.frame.origin_px)
 
 
-def gradient_start(scan: Scan, flat: ObjectImage | None = None) -> ObjectImage:
+def gradient_start(
+    scan: Scan, flat: ObjectImage | None = None, ramp: tuple[float, float] | None = None
+) -> ObjectImage:
     """Return the flat object (`flat_start`) with the phase that the displacements of the patterns
-    give; what they have in common is found as a whole: one by one they tell pixels at most.
+    give; what they have in common (`common_ramp`) is found as a whole: one by one they tell a pixel
+    at most.
     """
-    ramp, probe = common_ramp(scan), normalised_probe(scan)
+    probe = normalised_probe(scan)
+    ramp = common_ramp(scan) if ramp is None else ramp
     if any(ramp):
         probe = probe * plane((scan.side_px, scan.side_px), ramp)
     flat, phase = flat or flat_start(scan), first_phase(scan, probe)

@@ -216,6 +216,14 @@ def test_too_few_patterns_are_refused(toy, small_scan):
     assert pp.reconstruct(few).half_scan_frc50 is None
 
 
+def test_repeats_are_not_told(toy, small_scan, caplog):
+    """What their starts say would read like more news of the scan."""
+    caplog.set_level('INFO', 'ptychopinn_plugin')
+    beside = replace(small_scan, counts=np.roll(small_scan.counts, (0, 3), (1, 2)))
+    pp.reconstruct(beside, uncertainty=True)
+    assert caplog.text.count('off the centre of the beam') == 1
+
+
 def test_the_command_line_tells_and_writes_it(toy, small_scan, tmp_path, capsys):
     save_scan(replace(small_scan, name='halved'), tmp_path / 'scan.npz')
     code = main([
