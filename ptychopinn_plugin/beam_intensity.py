@@ -60,6 +60,11 @@ class BeamIntensity:
         self._logarithm = np.zeros(patterns)
 
     @property
+    def asks(self) -> bool:
+        """Whether `follow` would learn anything: that a beam is steady is asked once."""
+        return self.fluctuates or not self._asked
+
+    @property
     def relative(self) -> Double | None:
         """The intensities, (M,), 0 without beam; None where all are the same."""
         if not self.fluctuates and self.present.all():

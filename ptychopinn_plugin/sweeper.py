@@ -168,7 +168,7 @@ class Sweeper:
         if plan.move:
             self._move_patterns(moves)
         error /= self.counts
-        if plan.intensities and self.slow.tells:
+        if plan.intensities and self.slow.tells and self.beam.asks:
             self._follow_beam()
         return error
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ptychopinn_plugin import reference, starts
+from ptychopinn_plugin import reference, starts, sweeper
 from ptychopinn_plugin.beam_intensity import LARGEST, BeamIntensity, predicted_counts, without_beam
 from ptychopinn_plugin.config import ReconstructionConfig
 from ptychopinn_plugin.geometry import windows
@@ -82,6 +82,19 @@ def test_so_is_one_whose_probe_is_not_known(scan):
     uneven, intensities = fluctuating(scan, 0.1)
     last = swept(uneven, update_probe=True)
     assert np.log(last.intensities / intensities).std() < 0.03
+
+
+def test_a_steady_beam_is_asked_for_once(scan, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        sweeper, 'predicted_counts', lambda *given: asked.append(1) or counts(*given)
+    )
+    counts = predicted_counts
+    swept(scan)
+    assert len(asked) == 1
+    uneven, _ = fluctuating(scan, 0.1)
+    swept(uneven)
+    assert len(asked) == 1 + 12 - FIRST_SCALED
 
 
 @pytest.mark.parametrize('settings', [{}, {'update_probe': True}, {'held_out_stop': True}])
