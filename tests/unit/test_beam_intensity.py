@@ -86,10 +86,12 @@ def test_so_is_one_whose_probe_is_not_known(scan):
 
 def test_a_steady_beam_is_asked_for_once(scan, monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        sweeper, 'predicted_counts', lambda *given: asked.append(1) or counts(*given)
-    )
-    counts = predicted_counts
+
+    def predicted(*given):
+        asked.append(given)
+        return predicted_counts(*given)
+
+    monkeypatch.setattr(sweeper, 'predicted_counts', predicted)
     swept(scan)
     assert len(asked) == 1
     uneven, _ = fluctuating(scan, 0.1)
