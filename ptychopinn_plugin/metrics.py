@@ -20,6 +20,7 @@ from .scan import Array, Bool, Complex, Double, Float
 ROUNDS = 3  # ramp and shift disturb each other: each round finds both anew
 LARGEST_SHIFT_PX = 4.0  # a larger one is a misfit of the correlation, not a registration
 SHIFT_STEPS = 20  # per pixel
+CLEARLY_BETTER = 0.5  # of the misfit in place is left after a shift that explains it
 CLEAR_PEAK = 0.3  # of a whole ramp's peak, which between two bins still reaches 0.4
 LIT_SHARE = 0.995  # of the box
 SMALLEST_CUT_PX = 32  # the box is not cut below this side in search of `LIT_SHARE`
@@ -72,17 +73,7 @@ def compare(
     `weight` (H, W) >= 0 is the light; where it exceeds `threshold` of its maximum counts as
     illuminated. Raises `DataError` when the arrays do not fit each other or nothing is illuminated.
     """
-    _check_pair(reconstruction, truth, weight)
-    box = _lit_box(weight > threshold * weight.max())
-    cut = np.s_[box[0] : box[1], box[2] : box[3]]
-    wanted = truth[cut].astype(np.complex128)
-    got = reconstruction[cut].astype(np.complex128)
-    require(
-        wanted.any(),
-        DataError,
-        'The truth is zero everywhere in the illuminated part',
-        cure='Check which array was read',
-    )
+    got, wanted, box = _lit(reconstruction, truth, weight, threshold)
     got, shift = _aligned(got, wanted)
     phase = np.angle(wanted)
     # Without its modulus: where it is 0, the plain product would call the phase right.
@@ -100,6 +91,34 @@ def compare(
         shift_px=shift,
         box=box,
     )
+
+
+def apart_px(
+    reconstruction: Complex, truth: Complex, weight: Array, threshold: float = 0.1
+) -> tuple[int, int] | None:
+    """Return the shift (y, x) [px] beyond those `compare` makes at which the two fit much better.
+
+    None where there is none: their scores are then no matter of where the origins lie. Raises as
+    `compare` does.
+    """
+    from skimage.registration import phase_cross_correlation
+
+    got, wanted, _ = _lit(reconstruction, truth, weight, threshold)
+    got = _without_ramp(_without_coarse_ramp(got, wanted), wanted)
+    pair = _varying(got, wanted)
+    if pair is None:
+        return None
+    found = np.rint(phase_cross_correlation(*pair)[0]).astype(int)  # type: ignore[no-untyped-call]
+    room = np.subtract(got.shape, np.abs(found))
+    if np.abs(found).max() <= LARGEST_SHIFT_PX or (2 * room < got.shape).any():
+        return None
+    here, there = (
+        tuple(slice(start, start + n) for start, n in zip(np.maximum(s, 0), room, strict=True))
+        for s in (found, -found)
+    )
+    misfit = 1 - _alike(pair[0][here], pair[1][there])
+    worse = 1 - _alike(*pair)
+    return (int(found[0]), int(found[1])) if misfit < CLEARLY_BETTER * worse else None
 
 
 def overlap(image: ObjectImage, truth: ObjectImage) -> tuple[Complex, Complex, Float]:
@@ -178,6 +197,23 @@ def _check_pair(reconstruction: Array, truth: Array, weight: Array) -> None:
     )
 
 
+def _lit(
+    reconstruction: Complex, truth: Complex, weight: Array, threshold: float
+) -> tuple[Wave, Wave, Box]:
+    """Return both objects cut to the illuminated box, and the box."""
+    _check_pair(reconstruction, truth, weight)
+    box = _lit_box(weight > threshold * weight.max())
+    cut = np.s_[box[0] : box[1], box[2] : box[3]]
+    wanted = truth[cut].astype(np.complex128)
+    require(
+        wanted.any(),
+        DataError,
+        'The truth is zero everywhere in the illuminated part',
+        cure='Check which array was read',
+    )
+    return reconstruction[cut].astype(np.complex128), wanted, box
+
+
 def _lit_box(lit: Bool) -> Box:
     """Return the rectangle about the lit pixels, cut evenly until `LIT_SHARE` of it is lit."""
     sums = np.pad(lit.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
@@ -249,13 +285,27 @@ def _shift_px(got: Wave, wanted: Wave) -> Double:
     """Return by how much (y, x) `got` must move to lie on `wanted`, zero where that is unclear."""
     from skimage.registration import phase_cross_correlation
 
-    waves = (wanted, got)
-    pair = [wave - wave.mean() for wave in waves]
-    if any(np.abs(a).max() <= FLAT * np.abs(w).max() for a, w in zip(pair, waves, strict=True)):
+    pair = _varying(got, wanted)
+    if pair is None:
         return np.zeros(2)
     found = phase_cross_correlation(*pair, upsample_factor=SHIFT_STEPS)  # type: ignore[no-untyped-call]
     shift = np.asarray(found[0], np.float64)
     return shift if np.abs(shift).max() <= LARGEST_SHIFT_PX else np.zeros(2)
+
+
+def _varying(got: Wave, wanted: Wave) -> tuple[Wave, Wave] | None:
+    """Return the wanted picture and the got one less their means, None where one has no more."""
+    waves = (wanted, got)
+    pair = (wanted - wanted.mean(), got - got.mean())
+    if any(np.abs(a).max() <= FLAT * np.abs(w).max() for a, w in zip(pair, waves, strict=True)):
+        return None
+    return pair
+
+
+def _alike(a: Wave, b: Wave) -> float:
+    """Return the modulus of the normalised correlation of two pictures."""
+    power = float((np.abs(a) ** 2).sum() * (np.abs(b) ** 2).sum())
+    return float(np.abs((a * b.conj()).sum()) / max(power, np.finfo(float).tiny) ** 0.5)
 
 
 def _ssim(image: Double, truth: Double) -> float:

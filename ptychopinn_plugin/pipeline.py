@@ -116,10 +116,10 @@ def reconstruct(
 
     `on_sweep` sees the start (number 0) and every sweep. `uncertainty` also reconstructs two
     simulated repeats and two halves of the scan in the same way, and the scan with twice as many
-    sweeps, which takes six to seven times as long again: `image.uncertainty` and
-    `half_scan_frc50`. With `on_interrupt`, Ctrl-C after a sweep is told to it, and the result is
-    that of the last whole sweep, without uncertainty. Raises as `train` does, and `ModelFileError`
-    when the model does not fit.
+    sweeps, six to seven times as long again: `image.uncertainty` and `half_scan_frc50`. With
+    `on_interrupt`, Ctrl-C after a sweep is told to it, and the result is that of the last whole
+    sweep, without uncertainty. Raises as `train` does, and `ModelFileError` when the model does
+    not fit.
     """
     if uncertainty:  # before the slow work
         _check_halves(scan)
@@ -149,7 +149,15 @@ def reconstruct(
     if config.correct_positions:
         scan = moved_scan(scan, last.positions_px, last.image.frame)
         config = replace(config, correct_positions=False)
-    error, pattern = backend.predict(scan, last.image, last.probe, runtime, last.intensities)
+    predict = partial(backend.predict, scan, last.image, last.probe, runtime, last.intensities)
+    try:
+        error, pattern = predict()
+    except KeyboardInterrupt:  # what is short is done again rather than the sweeps be lost
+        if on_interrupt is None:
+            raise
+        on_interrupt(last)
+        uncertainty = False
+        error, pattern = predict()
     example = len(scan) // 2
     result = Reconstruction(
         image=last.image,
@@ -203,9 +211,7 @@ def _with_uncertainty(
     reconstruction: ReconstructionConfig,
     runtime: RuntimeConfig,
 ) -> Reconstruction:
-    """Return the result, whose predicted counts of a row `pattern` gives, with its sigma and its
-    half-scan FRC.
-    """
+    """Return the result, whose predicted counts `pattern` gives, with sigma and half-scan FRC."""
     again = partial(_last, model=model, backend=backend, runtime=runtime)
     repeat = _repeated(scan, pattern, reconstruction, 1)
     once = again(repeat, reconstruction=reconstruction)

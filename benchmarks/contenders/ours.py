@@ -19,7 +19,7 @@ from pathlib import Path  # noqa: E402
 
 from ptychopinn_plugin.backends import registry  # noqa: E402
 from ptychopinn_plugin.backends.base import StopTraining  # noqa: E402
-from ptychopinn_plugin.cli.commands import peak_memory_bytes  # noqa: E402
+from ptychopinn_plugin.cli.numbers import peak_memory_bytes  # noqa: E402
 from ptychopinn_plugin.config import (  # noqa: E402
     ModelConfig,
     ReconstructionConfig,

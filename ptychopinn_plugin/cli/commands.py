@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from ..errors import OutputError
 from ..result import Epoch, ObjectImage, Reconstruction, Sweep
 from ..scan import Scan
 from . import flags, targets
+from .numbers import finite, peak_memory_bytes
 from .progress import Bar, say
 
 LIT = 0.1  # of the brightest spot: where the uncertainty is summed up
@@ -320,7 +320,13 @@ def compare(args: argparse.Namespace) -> Report:
     score = scores.compare(a, b, weight).as_dict()
     for name, value in score.items():
         say(f'{name:>20} {value if isinstance(value, list) else format(value, ".5f")}')
-    return score
+    apart = scores.apart_px(a, b, weight)
+    if apart is not None:
+        say(
+            f'The two fit much better {apart} px (y, x) from where their origins put them, and at '
+            f'most {scores.LARGEST_SHIFT_PX:g} px are made good: check their origins and positions'
+        )
+    return {**score, 'apart_px': apart}
 
 
 def info(args: argparse.Namespace) -> Report:
@@ -380,20 +386,3 @@ def _load(path: Path, args: argparse.Namespace) -> Scan:
     return files.load_scan(
         path, diffraction=args.diffraction, probe_key=args.probe_key, product=args.product
     )
-
-
-def finite(value: float) -> float | None:
-    """Return a number that JSON can hold."""
-    return float(value) if np.isfinite(value) else None
-
-
-def peak_memory_bytes() -> int | None:
-    """Return the largest resident size of this process so far; None where the system does not
-    tell.
-    """
-    try:
-        import resource
-    except ModuleNotFoundError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == 'darwin' else peak * 1024

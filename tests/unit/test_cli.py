@@ -115,6 +115,15 @@ def test_npz_output_keys(toy, scan_file, small_scan, tmp_path, capsys):
     code, score, _ = run(capsys, 'compare', out, scan_file, '--json')
     assert code == 0
     assert score['phase_ssim'] == pytest.approx(1, abs=1e-3)
+    assert score['apart_px'] is None
+
+
+def test_compare_tells_of_origins_that_do_not_fit(toy, scan_file, small_scan, tmp_path, capsys):
+    other = tmp_path / 'elsewhere.npz'
+    np.savez(other, object=np.roll(small_scan.true_object, 7, 0))
+    code, score, err = run(capsys, 'compare', other, scan_file, '--json')
+    assert (code, score['apart_px']) == (0, [-7, 0])
+    assert 'much better (-7, 0) px' in err
 
 
 def test_simulate_and_info(tmp_path, capsys):
@@ -218,6 +227,21 @@ def test_an_interrupt_keeps_the_sweeps_so_far(toy, scan_file, tmp_path, capsys, 
     code, report, err = run(capsys, *command)
     assert (code, report['sweeps'], report['interrupted']) == (1, 4, True)
     assert 'sweep 4 of 4, without uncertainty' in err
+    at[0], calls[:] = 0, []
+    predict, wanted = toy.predict, []
+
+    def late(*args):
+        wanted.append(args)
+        if len(wanted) == 1:  # after the last sweep
+            raise KeyboardInterrupt
+        return predict(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(toy, 'predict', late, raising=False)
+        code, report, err = run(capsys, *command)
+    assert (code, report['sweeps'], report['interrupted']) == (1, 4, True)
+    assert 'sweep 4 of 4, without uncertainty' in err
+    assert len(wanted) == 2
     at[0], calls[:] = 1, []  # nothing is done yet
     code, report, err = run(capsys, *command)
     assert (code, report) == (1, {'error': 'Interrupted'})

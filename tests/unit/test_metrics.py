@@ -16,7 +16,7 @@ from stopwatch import assert_within
 from ptychopinn_plugin import metrics
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.geometry import relative_illumination
-from ptychopinn_plugin.metrics import compare, overlap
+from ptychopinn_plugin.metrics import apart_px, compare, overlap
 from ptychopinn_plugin.result import ObjectImage
 from ptychopinn_plugin.scan import Scan
 from ptychopinn_plugin.simulate.specimens import SPECIMENS
@@ -107,6 +107,17 @@ class TestCompare:
         score = compare(np.roll(truth, 9, 1), truth, weight)
         assert score.shift_px == (0, 0)
         assert score.phase_ssim < 0.5
+
+    @pytest.mark.parametrize('shift', [(0, 9), (-12, 5)])
+    @pytest.mark.parametrize('ramp', [0, 2.3])
+    def test_what_lies_elsewhere_is_told_from_what_differs(self, truth, weight, shift, ramp):
+        other = specimen('lines', seed=9) * np.exp(2j * np.pi * ramp * X / SHAPE[1])
+        assert apart_px(noisy(np.roll(truth, shift, (0, 1)), 0.1), truth, weight) == (
+            -shift[0],
+            -shift[1],
+        )
+        for given in (truth, np.roll(truth, (3, -2), (0, 1)), other, noisy(truth, 0.6), 0 * truth):
+            assert apart_px(given, truth, weight) is None
 
     def test_every_score_falls_with_noise(self, truth, weight):
         scores = [compare(noisy(truth, s), truth, weight) for s in (0.01, 0.05, 0.2, 0.6)]
