@@ -123,13 +123,13 @@ def reconstruct(
     """
     if uncertainty:  # before the slow work
         _check_halves(scan)
-    runtime = runtime or RuntimeConfig()
-    clock = _Clock()
+    runtime, clock = runtime or RuntimeConfig(), _Clock()
     backend = registry.load(runtime.backend)
     clock.lap('import')
     config = reconstruction or ReconstructionConfig()
-    if config.correct_background:
+    if config.correct_background:  # once for all that follows
         scan = background.with_background(scan)
+        config = replace(config, correct_background=False)
     steps = iterate(scan, model, backend=backend, reconstruction=config, runtime=runtime)
     start = last = next(steps)
     clock.lap('start')
@@ -262,11 +262,12 @@ def iterate(
     start: Sweep | None = None,
 ) -> Iterator[Sweep]:
     """Yield the start, that of `begin` unless it is given, then every sweep."""
+    if reconstruction.correct_background:
+        scan = background.with_background(scan, tell=start is None)
+        reconstruction = replace(reconstruction, correct_background=False)
     if start is None:
         start = begin(scan, model, reconstruction=reconstruction, runtime=runtime, backend=backend)
     yield start
-    if reconstruction.correct_background:
-        scan = background.with_background(scan, tell=False)
     if reconstruction.correct_positions:
         scan = with_room(scan)
     network = _network(model, reconstruction)

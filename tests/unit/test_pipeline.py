@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ptychopinn_plugin as pp
-from ptychopinn_plugin import reference, starts
+from ptychopinn_plugin import background, reference, starts
 from ptychopinn_plugin.backends.base import StopTraining
 from ptychopinn_plugin.config import ModelConfig, ReconstructionConfig, TrainingConfig
 from ptychopinn_plugin.errors import BackendUnavailableError, ConfigError, DataError
@@ -143,6 +143,15 @@ def test_the_sampled_errors_are_fourier_errors(small_scan, monkeypatch):
     sampled = starts.sampled_errors(small_scan, *images)
     assert sampled == pytest.approx(whole, rel=0.1)
     assert sampled != pytest.approx(whole, rel=1e-4)
+
+
+@pytest.mark.parametrize('wanted', [True, False])
+def test_the_background_is_looked_for_once(toy, small_scan, monkeypatch, wanted):
+    asked = []
+    monkeypatch.setattr(background, 'background_of', lambda scan: asked.append(scan) or 0.0)
+    config = ReconstructionConfig(sweeps=1, correct_background=wanted)
+    pp.reconstruct(small_scan, reconstruction=config, uncertainty=True)
+    assert asked == [small_scan] * wanted
 
 
 def test_unknown_public_name():
