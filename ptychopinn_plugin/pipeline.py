@@ -353,7 +353,7 @@ def _start(
     elif config.start == 'flat':
         name, image = 'flat', starts.flat_start(scan)
     elif config.start == 'gradients':
-        name, image = 'gradients', starts.gradient_start(scan)
+        name, image = 'gradients', starts.gradient_start(scan, threads=threads)
     else:
         return starts.best_start(scan, threads)
     (error,) = starts.sampled_errors(scan, image, threads=threads)

@@ -27,6 +27,8 @@ Letters as in `scan`; the modulus and the miss may carry any common factor.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import numpy as np
@@ -278,14 +280,6 @@ def potential(slope_y: Float, slope_x: Float) -> Float:
     return spectrum
 
 
-def integrate(slope_y: Float, slope_x: Float) -> Float:
-    """Return the phase (H, W), mean zero, whose gradient is nearest to the slopes [rad/px], each
-    (H, W).
-    """
-    phase: Float = fft.idctn(potential(slope_y, slope_x), norm='ortho')
-    return phase
-
-
 def _cells(picture: Float, pitch_px: int) -> Float:
     """Return the sums of a picture (H, W) over cells of so many pixels a side."""
     height, width = (-(-n // pitch_px) for n in picture.shape)
@@ -333,7 +327,7 @@ def plane(shape: tuple[int, int], ramp: tuple[float, float]) -> Complex:
     return wave
 
 
-def first_phase(scan: Scan, probe: Complex) -> Float:
+def first_phase(scan: Scan, probe: Complex, threads: int = 1) -> Float:
     """Return the phase (H, W) that the patterns' displacements against a flat object give, with the
     normalised probe (P, N, N); less what their counts tell that the amplitude feigns.
     """
@@ -342,16 +336,18 @@ def first_phase(scan: Scan, probe: Complex) -> Float:
     if scan.background:
         modulus = np.sqrt(modulus**2 + np.float32(scan.background))
     slow = SlowPhase(windows(scan).corner_px, probe, scan.frame.shape, good)
-    sums = np.empty((len(scan), SUMS), np.float32)
-    for start in range(0, len(scan), BATCH):
+    sums, of = np.empty((len(scan), SUMS), np.float32), _sums_of_one(modulus, good)
+
+    def displacements(start: int) -> None:
         rows = slice(start, start + BATCH)
         miss = amplitudes(scan.patterns(rows))
         miss -= modulus
         miss *= good
-        # One predicted pattern for all: its slopes are taken once.
-        sums[rows] = _sums_of_one(modulus, miss, good)
-    # A first guess, judged by the patterns as a whole.
-    return slow.phase(sums, slow.brighter(scan.signal), doubting=False)
+        sums[rows] = of(miss)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(displacements, range(0, len(scan), BATCH)))
+    return slow.phase(sums, slow.brighter(scan.signal), doubting=False)  # judged as a whole
 
 
 def _flat_modulus(probe: Complex) -> Float:
@@ -379,7 +375,7 @@ def _feigned(probe: Complex, good: Float | None) -> Double | None:
     field = _far(probe)
     changes = [(field.conj() * _far(probe * side)).real.sum(0) for side in (y[:, None], x)]
     miss = np.stack(changes) / np.maximum(modulus, 1e-12) * good
-    moves = _moves(_sums_of_one(modulus, miss.astype(np.float32), good).astype(np.float64))
+    moves = _moves(_sums_of_one(modulus, good)(miss.astype(np.float32)).astype(np.float64))
     return moves if np.abs(moves).max() > LEAST_FEIGNED_RAD * len(r) / (2 * np.pi) else None
 
 
@@ -389,12 +385,16 @@ def _far(probe: Complex) -> Complex:
     return field
 
 
-def _sums_of_one(modulus: Float, miss: Float, good: Float) -> Float:
-    """Return `ramp_sums` of one modulus (N, N) and many misses (B, N, N)."""
-    own = ramp_sums(modulus[None], np.zeros_like(modulus)[None], good)
+def _sums_of_one(modulus: Float, good: Float) -> Callable[[Float], Float]:
+    """Return what gives the `ramp_sums` of one modulus (N, N) and many misses (B, N, N)."""
+    own = ramp_sums(modulus[None], np.zeros_like(modulus)[None], good)[:, 2:]
     slopes = np.zeros((2, *modulus.shape), np.float32)
     slopes[0, 1:-1] = modulus[2:] - modulus[:-2]
     slopes[1, :, 1:-1] = modulus[:, 2:] - modulus[:, :-2]
-    # Not by a matrix product: NumPy's threads spin, and slow those of a framework for a while.
-    first = np.einsum('bp,sp->bs', miss.reshape(len(miss), -1), slopes.reshape(2, -1))
-    return np.concatenate([first, np.repeat(own[:, 2:], len(miss), 0)], 1)
+
+    def of(miss: Float) -> Float:
+        # Not by a matrix product: NumPy's threads spin, and slow those of a framework for a while.
+        first = np.einsum('bp,sp->bs', miss.reshape(len(miss), -1), slopes.reshape(2, -1))
+        return np.concatenate([first, np.repeat(own, len(miss), 0)], 1)
+
+    return of

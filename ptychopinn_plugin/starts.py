@@ -36,7 +36,7 @@ class Start(NamedTuple):
 def best_start(scan: Scan, threads: int = 1) -> Start:
     """Return the start that fits the patterns better."""
     flat, ramp = flat_start(scan), common_ramp(scan)
-    image = gradient_start(scan, flat, ramp)
+    image = gradient_start(scan, flat, ramp, threads)
     flat = _tilted(flat, ramp)
     flat_error, error = sampled_errors(scan, flat, image, threads=threads)
     if flat_error <= error:
@@ -53,7 +53,10 @@ def flat_start(scan: Scan) -> ObjectImage:
 
 
 def gradient_start(
-    scan: Scan, flat: ObjectImage | None = None, ramp: tuple[float, float] | None = None
+    scan: Scan,
+    flat: ObjectImage | None = None,
+    ramp: tuple[float, float] | None = None,
+    threads: int = 1,
 ) -> ObjectImage:
     """Return the flat object (`flat_start`) with the phase that the displacements of the patterns
     give; what they have in common (`common_ramp`) is found as a whole: one by one they tell a pixel
@@ -63,7 +66,7 @@ def gradient_start(
     ramp = common_ramp(scan) if ramp is None else ramp
     if any(ramp):
         probe = probe * plane((scan.side_px, scan.side_px), ramp)
-    flat, phase = flat or flat_start(scan), first_phase(scan, probe)
+    flat, phase = flat or flat_start(scan), first_phase(scan, probe, threads)
     turned = flat.object * np.exp(1j * phase)
     return _tilted(replace(flat, object=turned.astype(np.complex64)), ramp)
 

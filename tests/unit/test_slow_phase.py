@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import fft
 
 from ptychopinn_plugin import reference, slow_phase
 from ptychopinn_plugin.geometry import relative_illumination, windows
@@ -16,9 +17,9 @@ from ptychopinn_plugin.slow_phase import (
     SlowPhase,
     first_phase,
     followed,
-    integrate,
     mean_ramp,
     plane,
+    potential,
     ramp_sums,
 )
 
@@ -127,7 +128,7 @@ def test_a_phase_is_integrated_from_its_gradient(shape):
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     phase = np.cos(np.pi * y / 40) * np.sin(np.pi * x / 55) + 0.03 * y - 0.01 * x
     gy, gx = np.gradient(phase)
-    found = integrate(gy.astype(np.float32), gx.astype(np.float32))
+    found = fft.idctn(potential(gy.astype(np.float32), gx.astype(np.float32)), norm='ortho')
     assert found.dtype == np.float32
     assert abs(found.mean()) < 1e-5
     np.testing.assert_allclose(found, phase - phase.mean(), atol=0.02)
@@ -272,6 +273,12 @@ def test_an_object_of_any_shape_is_seen():
     counts = np.array([(power * p).sum() for p in parts])
     assert made.pitch_px > 1
     assert made.brighter(1e6 * counts, object_).std() < 0.05 * made.brighter(1e6 * counts).std()
+
+
+def test_the_first_phase_is_one_for_any_number_of_threads():
+    scan = simulate_scan(Simulation(specimen='field', patterns=150, seed=5))
+    one, three = (first_phase(scan, normalised_probe(scan), threads) for threads in (1, 3))
+    np.testing.assert_array_equal(one, three)
 
 
 @pytest.mark.parametrize(('depth', 'left'), [(0.2, 0.25), (0.4, 0.5)])
