@@ -8,6 +8,7 @@ group.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,8 @@ from .geometry import windows
 from .grouping import Rows, clusters, neighbour_groups
 from .scaling import amplitudes, network_scale, normalised_probe, normalised_truth
 from .scan import Complex, Float, Scan
+
+logger = logging.getLogger(__name__)
 
 CLUSTER = 2  # neighbours drawn together, many pairs to a batch; measured in benchmarks/RESEARCH.md
 
@@ -135,6 +138,8 @@ def datasets(
         used.append(made)
         if len(out):
             held.append(replace(made, rows=out))
+    if not held and training.validation_fraction:
+        logger.info('Too few patterns to hold any out: the training loss is what is watched')
     size = max(1, training.batch_size)
     train_set = Batches(used, channels, size, training.seed)
     return train_set, Batches(held, channels, size, training.seed, fixed=True) if held else None

@@ -170,7 +170,7 @@ class TrainingConfig:
         advanced=True,
     )  # fmt: skip
     logger: str = setting(
-        'csv', 'Logger', 'Where Lightning logs to.', choices=('csv', 'tensorboard', 'mlflow'),
+        'csv', 'Logger', 'Where losses are logged to.', choices=('csv', 'tensorboard'),
         advanced=True,
     )  # fmt: skip
 

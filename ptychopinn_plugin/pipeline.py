@@ -32,7 +32,7 @@ from .config import (
 from .errors import ConfigError, DataError, require
 from .position_correction import moved_scan, with_room
 from .pretrained import pretrained
-from .probe_modes import adjusted
+from .probe_modes import adjusted, dark
 from .result import Reconstruction, Sweep
 from .scaling import normalised_probe
 from .scan import Float, Scan
@@ -291,16 +291,16 @@ def begin(
         scan = background.with_background(scan)
     if reconstruction.correct_positions:
         scan = with_room(scan)
+    require(
+        reconstruction.update_probe or not reconstruction.probe_modes,
+        ConfigError,
+        'Probe modes are guesses that only an update makes right',
+        expected='update_probe, or probe_modes=0',
+        received=f'probe_modes={reconstruction.probe_modes}, update_probe=False',
+    )
     probe = normalised_probe(scan)
-    if reconstruction.probe_modes:
-        require(
-            reconstruction.update_probe,
-            ConfigError,
-            'Probe modes are guesses that only an update makes right',
-            expected='update_probe, or probe_modes=0',
-            received=f'probe_modes={reconstruction.probe_modes}, update_probe=False',
-        )
-        probe = adjusted(probe, reconstruction.probe_modes)
+    if reconstruction.update_probe and (reconstruction.probe_modes or dark(probe).any()):
+        probe = adjusted(probe, reconstruction.probe_modes or len(probe))
     lit = scan
     if reconstruction.correct_intensities and len(off := beam_intensity.without_beam(scan)):
         lit = scan.take(np.setdiff1d(np.arange(len(scan)), off))

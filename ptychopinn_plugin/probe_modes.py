@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 from .reference import Wave
-from .scan import Array, Complex
+from .scan import Array, Bool, Complex
 
+DARK = 1e-9  # of all power
 MODE_DECAY = 0.3  # each mode has this share of the power of the one before: 0.72, 0.22, 0.06
 
 
@@ -34,12 +35,20 @@ def with_modes(given: Wave, modes: int) -> Wave:
 
 
 def adjusted(probe: Complex, modes: int) -> Complex:
-    """Return the probe (P, N, N) with `modes` modes and the same total power: its first ones, and
-    more made from the first.
+    """Return the probe (P, N, N) with `modes` modes and the same total power: its first ones that
+    have any, and more made from the first of them.
     """
-    made = with_modes(probe[:modes].astype(np.complex128), modes) * np.sqrt(power(probe))
+    given = probe[~dark(probe)][:modes]
+    made = with_modes(given.astype(np.complex128), modes) * np.sqrt(power(probe))
     result: Complex = made.astype(np.complex64)
     return result
+
+
+def dark(probe: Complex) -> Bool:
+    """Return which modes (P,) have no power to speak of: no update would give them any."""
+    powers = (np.abs(probe.astype(np.complex128)) ** 2).sum((1, 2))
+    found: Bool = powers <= DARK * powers.sum()
+    return found
 
 
 def orthogonal(probe: Complex) -> Complex:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..config import ModelConfig, ReconstructionConfig, RuntimeConfig, TrainingConfig
-from ..errors import ConfigError, explain
 from ..result import Epoch, ObjectImage, Sweep
 from ..scan import Complex, Double, Float, Scan
 
@@ -33,36 +32,12 @@ class Model:
     summary: Mapping[str, Any] = field(default_factory=dict)
 
 
-# The file in a training folder from which each back end goes on; none reads another's.
-RESUME_FILES = {'torch': 'last.ckpt', 'tensorflow': 'last.npz'}
-
 EpochCallback = Callable[[Epoch], None]
 StepCallback = Callable[[float], None]
 
 
 class StopTraining(Exception):
     """Raised by a callback of `train` to end the training and keep the best model so far."""
-
-
-def check_resumable(folder: Path, name: str) -> None:
-    """Raise `ConfigError` unless back end `name` can go on with the training in `folder`."""
-    if (folder / RESUME_FILES[name]).is_file():
-        return
-    others = [k for k, file in RESUME_FILES.items() if (folder / file).is_file()]
-    cure = 'Train without resume'
-    if others:
-        cure = (
-            f'Choose the back end {others[0]}, or start from its model file with --initial: the '
-            'optimizer then begins afresh'
-        )
-    raise ConfigError(
-        explain(
-            f'There is no training of {name} to resume',
-            expected=str(folder / RESUME_FILES[name]),
-            received=f'a training of {others[0]}' if others else '',
-            cure=cure,
-        )
-    )
 
 
 class Backend(Protocol):

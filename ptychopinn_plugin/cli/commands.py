@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import archive, checks, files, orientation, pipeline
 from .. import metrics as scores
-from ..backends.base import RESUME_FILES
+from ..backends.training_folder import RESUME_FILES
 from ..config import ModelConfig, ReconstructionConfig, RuntimeConfig, TrainingConfig
 from ..errors import OutputError
 from ..result import Epoch, ObjectImage, Reconstruction, Sweep

@@ -96,10 +96,10 @@ def _squares_are_integers(values: Double, dtype: np.dtype[Any]) -> bool:
     step = max(float(np.finfo(dtype).eps), float(np.finfo(np.float32).eps))
     tolerance = 1e-3 + ROUNDING * step * squares
     informative = (squares > 0) & (tolerance < INFORMATIVE)
-    off = np.abs(squares - np.rint(squares))
-    return bool(
-        informative.sum() >= MIN_INFORMATIVE_PIXELS and (off <= tolerance)[informative].all()
-    )
+    whole = np.rint(squares)
+    # All near 0 are no counts but patterns scaled down.
+    enough = (whole[informative] > 0).sum() >= MIN_INFORMATIVE_PIXELS
+    return bool(enough and (np.abs(squares - whole) <= tolerance)[informative].all())
 
 
 def _squared(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ptychopinn_plugin import files
-from ptychopinn_plugin.backends.base import RESUME_FILES
+from ptychopinn_plugin.backends.training_folder import RESUME_FILES
 
 from ..backends_under_test import BACKENDS
 

@@ -7,7 +7,6 @@ import pytest
 
 from ptychopinn_plugin import batching
 from ptychopinn_plugin.batching import Batches, source
-from ptychopinn_plugin.errors import BackendUnavailableError
 
 
 def corners(dataset):
@@ -50,18 +49,6 @@ def test_batch_holds_what_the_scan_holds(small_scan):
         part.inputs.reshape(4, 32, 32) ** 2 / made.scale**2, part.counts, rtol=1e-5
     )
     np.testing.assert_array_equal(part.corner_px, made.corner_px[rows])
-
-
-def test_logger_that_is_not_installed_is_named(tmp_path, monkeypatch):
-    from ptychopinn_plugin.backends.torch import training
-
-    def missing(*_, **__):
-        raise ModuleNotFoundError('tensorboard')
-
-    monkeypatch.setattr('lightning.pytorch.loggers.TensorBoardLogger', missing)
-    with pytest.raises(BackendUnavailableError, match='pip install tensorboard'):
-        training._logger('tensorboard', tmp_path)
-    assert type(training._logger('csv', tmp_path)).__name__ == 'CSVLogger'
 
 
 def test_training_sees_new_batches_every_epoch(small_scan, tmp_path, monkeypatch):

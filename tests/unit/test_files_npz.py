@@ -139,6 +139,17 @@ def test_bright_patterns_are_looked_at():
         as_counts(values)
 
 
+@pytest.mark.parametrize('scale', [1, 1e-6])
+def test_patterns_that_were_scaled_down_are_no_amplitudes(scale):
+    """DC-5: their squares are all next to an integer, which is 0."""
+    counts = np.random.default_rng(0).poisson(100, (20, N, N)).astype(np.float64)
+    values = (scale * counts / counts.sum((1, 2), keepdims=True)).astype(np.float32)
+    assert values.max() < 0.03
+    with pytest.raises(DataError, match='may be counts or amplitudes'):
+        as_counts(values)
+    assert as_counts(values, unclear='counts') is values
+
+
 def test_only_good_pixels_are_looked_at():
     """DC-5: the host inpaints bad pixels, so those are not integers."""
     counts = np.random.default_rng(0).poisson(100, (4, N, N)).astype(np.float32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from ptychopinn_plugin.config import ReconstructionConfig
 from ptychopinn_plugin.errors import ConfigError
 from ptychopinn_plugin.probe_modes import adjusted, orthogonal, power
 from ptychopinn_plugin.reference import far_field, intensity
+from ptychopinn_plugin.scaling import normalised_probe
 from ptychopinn_plugin.simulate.probes import make_probe
 
 
@@ -48,6 +51,27 @@ def test_orthogonal_modes_light_the_same():
 def test_modes_are_guesses_without_an_update(toy, small_scan):
     with pytest.raises(ConfigError, match='only an update makes right'):
         pp.reconstruct(small_scan, reconstruction=ReconstructionConfig(probe_modes=3))
+
+
+def without_light_in_two(small_scan):
+    """As programs guess modes of which the first has all the light."""
+    probe = np.zeros((3, 32, 32), np.complex64)
+    probe[0] = small_scan.probe[0]
+    return replace(small_scan, probe=probe)
+
+
+@pytest.mark.parametrize(('modes', 'found'), [(0, 3), (1, 1), (2, 2), (3, 3), (4, 4)])
+def test_modes_without_light_are_made_anew(toy, small_scan, modes, found):
+    config = ReconstructionConfig(probe_modes=modes, update_probe=True, sweeps=1)
+    scan = without_light_in_two(small_scan)
+    probe = pp.reconstruct(scan, reconstruction=config).probe
+    np.testing.assert_allclose(probe, adjusted(normalised_probe(small_scan), found), atol=1e-4)
+
+
+def test_modes_without_light_stay_where_nothing_is_updated(toy, small_scan):
+    scan = without_light_in_two(small_scan)
+    probe = pp.reconstruct(scan, reconstruction=ReconstructionConfig(sweeps=1)).probe
+    np.testing.assert_array_equal(probe, normalised_probe(scan))
 
 
 def test_the_sweeps_get_the_modes(toy, small_scan):

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from ...config import TrainingConfig
+from ..rates import cosine
 
-LOWEST_SHARE = 1 / 100  # of the rate, where the cosine ends
 PLATEAU_FACTOR, PLATEAU_PATIENCE, PLATEAU_THRESHOLD = 0.5, 3, 1e-4
 
 
@@ -21,11 +21,8 @@ class Rate:
 
     def step(self, epochs: int, loss: float) -> None:
         """Set the rate after `epochs` finished epochs, the last with this watched loss."""
-        top = self._training.learning_rate
         if self._training.schedule == 'cosine':
-            low = top * LOWEST_SHARE
-            turn = math.cos(math.pi * epochs / self._training.epochs)
-            self.value = low + (top - low) * (1 + turn) / 2
+            self.value = self._training.learning_rate * cosine(epochs, self._training.epochs)
         elif self._training.schedule == 'plateau':
             self._watch(loss)
 
@@ -41,6 +38,8 @@ class Rate:
         """Return what a checkpoint keeps."""
         return [self.value, self._best, float(self._bad)]
 
-    def restore(self, state: Sequence[float]) -> None:
-        """Take back what a checkpoint kept."""
+    def restore(self, state: Sequence[float], epochs: int) -> None:
+        """Take back what a checkpoint kept after so many epochs; there may be more to come now."""
         self.value, self._best, self._bad = float(state[0]), float(state[1]), int(state[2])
+        if self._training.schedule == 'cosine':
+            self.step(epochs, math.inf)

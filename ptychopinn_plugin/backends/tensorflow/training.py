@@ -6,7 +6,6 @@ all and read without pickle.
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 import time
@@ -24,13 +23,14 @@ from ...config import UNROLLED, ModelConfig, TrainingConfig
 from ...errors import OutputError, TrainingError, explain
 from ...result import Epoch
 from ...scan import Scan
-from ..base import (
+from ..base import EpochCallback, Model, StepCallback, StopTraining
+from ..training_folder import (
+    LOG,
     RESUME_FILES,
-    EpochCallback,
-    Model,
-    StepCallback,
-    StopTraining,
+    check_logger,
     check_resumable,
+    log_epochs,
+    training_folder,
 )
 from .refine import refine
 from .schedule import Rate
@@ -107,8 +107,13 @@ class Trainer:
         return total / seen
 
     def _validate(self, batches: AnyBatches) -> float:
-        losses = [(float(self.module.loss(*self.module.arguments(b))), len(b)) for b in batches]
-        return sum(loss * n for loss, n in losses) / sum(n for _, n in losses)
+        total, seen = 0.0, 0
+        batch: Any
+        for batch in batches:
+            total += float(self.module.loss(*self.module.arguments(batch))) * len(batch)
+            seen += len(batch)
+            self.on_step((len(self.history) + 1) / self.training.epochs)  # it may stop this, too
+        return total / seen
 
     def _stale(self) -> int:
         return len(self.history) - self.best_epoch
@@ -135,13 +140,13 @@ class Trainer:
             self.module.steps.assign(arrays['steps'])
             self.history = [_epoch(row) for row in arrays['history']]
             self.best, self.best_epoch = float(arrays['best'][0]), int(arrays['best'][1])
-            self.rate.restore(arrays['rate'])
+            self.rate.restore(arrays['rate'], len(self.history))
 
     def _log(self, epoch: Epoch) -> None:
         if self.training.logger == 'csv':
-            _log_csv(self.folder / 'csv' / 'metrics.csv', epoch)
+            log_epochs(self.folder, self.history)
         else:
-            LOGGERS[self.training.logger](self.folder, epoch)
+            _log_tensorboard(self.folder, epoch)
 
 
 def train(
@@ -158,30 +163,31 @@ def train(
     resume: bool = False,
 ) -> Model:
     """Train a network on scans; see `base.Backend.train`."""
-    if resume:
-        check_resumable(folder, 'tensorflow')
     # All that can be refused comes first: an earlier training's checkpoints are cleared after it.
+    check_logger(training.logger)
+    if resume:
+        check_resumable(folder, 'tensorflow', model, training)
     module = (CanvasModule if model.architecture == UNROLLED else PatchModule)(model, training)
     if initial is not None:
         import_weights(module.network, initial.weights)
     train_set, validation_set = _data(scans, validation, model, training, on_step, on_gpu=on_gpu)
-    if not resume:
-        _clear(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(module, training, folder, on_epoch, on_step)
-    if resume:
-        trainer.load(LAST)
-    try:
-        with writing_into(folder):
-            ended = trainer.run(train_set, validation_set)
-    except (StopTraining, TrainingError, OutputError) as reason:
-        if not (folder / BEST).is_file():
-            raise TrainingError(
-                f'{reason or "Stopped"} (before the first epoch had finished)'
-            ) from reason
-        ended = str(reason) or 'stopped'
-        log.warning('%s; the best model so far is kept', ended)
-    return _best(trainer, model, training, scans, ended)
+    with training_folder(folder, model, training):
+        if resume:
+            trainer.load(LAST)
+        else:
+            _clear(folder)
+        try:
+            with writing_into(folder):
+                ended = trainer.run(train_set, validation_set)
+        except (StopTraining, TrainingError, OutputError) as reason:
+            if not (folder / BEST).is_file():
+                raise TrainingError(
+                    f'{str(reason) or "Stopped"} (before the first epoch had finished)'
+                ) from reason
+            ended = str(reason) or 'stopped'
+            log.warning('%s; the best model so far is kept', ended)
+        return _best(trainer, model, training, scans, ended)
 
 
 def _data(
@@ -230,16 +236,6 @@ def _epoch(row: Any) -> Epoch:
     return Epoch(int(number), int(total), *rest)
 
 
-def _log_csv(file: Path, epoch: Epoch) -> None:
-    new = not file.exists()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open('a', newline='') as stream:
-        writer = csv.writer(stream)
-        if new:
-            writer.writerow(vars(epoch))
-        writer.writerow(vars(epoch).values())
-
-
 def _log_tensorboard(folder: Path, epoch: Epoch) -> None:
     import tensorflow as tf
 
@@ -250,28 +246,9 @@ def _log_tensorboard(folder: Path, epoch: Epoch) -> None:
     writer.close()
 
 
-def _log_mlflow(folder: Path, epoch: Epoch) -> None:
-    from ...errors import BackendUnavailableError
-
-    try:
-        import mlflow
-    except ModuleNotFoundError as error:
-        raise BackendUnavailableError(
-            explain('The logger mlflow is not installed', cure='Run: pip install mlflow')
-        ) from error
-    mlflow.set_tracking_uri(str(folder / 'mlflow'))
-    if mlflow.active_run() is None:
-        mlflow.set_experiment('ptychopinn-plugin')
-    names = ('training_loss', 'validation_loss', 'learning_rate')
-    mlflow.log_metrics({name: getattr(epoch, name) for name in names}, step=epoch.number)
-
-
-LOGGERS = {'tensorboard': _log_tensorboard, 'mlflow': _log_mlflow}
-
-
 def _clear(folder: Path) -> None:
     """Remove an earlier training's checkpoints and log: best.npz of another run must never be taken
     for ours.
     """
-    for name in (LAST, BEST, 'csv/metrics.csv'):
+    for name in (LAST, BEST, LOG):
         (folder / name).unlink(missing_ok=True)

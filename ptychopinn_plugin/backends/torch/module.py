@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -11,6 +12,7 @@ from torch import Tensor
 from ...config import ModelConfig, TrainingConfig
 from ...network_weights import initial_weights
 from ...plan import plan
+from ..rates import cosine
 from . import physics
 from .batches import Batch
 from .canvas_network import CanvasNetwork
@@ -29,6 +31,7 @@ class NetworkModule(pl.LightningModule):
     def __init__(self, training: TrainingConfig) -> None:
         super().__init__()
         self.training_config = training
+        self.monitor = 'validation_loss'
 
     def loss(self, batch: Any) -> Tensor:
         """Return the mean loss of a batch."""
@@ -58,12 +61,21 @@ class NetworkModule(pl.LightningModule):
             fall = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=3)
             return {
                 'optimizer': optimizer,
-                'lr_scheduler': {'scheduler': fall, 'monitor': 'validation_loss'},
+                'lr_scheduler': {'scheduler': fall, 'monitor': self.monitor},
             }
-        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(
-            optimizer, config.epochs, eta_min=config.learning_rate / 100
-        )
-        return {'optimizer': optimizer, 'lr_scheduler': cosine}
+        share = partial(cosine, total=config.epochs)
+        return {
+            'optimizer': optimizer,
+            'lr_scheduler': torch.optim.lr_scheduler.LambdaLR(optimizer, share),
+        }
+
+    def on_train_start(self) -> None:
+        """Set the rate that a resumed training has with the epochs that it has now."""
+        for config in self.trainer.lr_scheduler_configs:
+            fall = config.scheduler
+            if isinstance(fall, torch.optim.lr_scheduler.LambdaLR):
+                for group, top in zip(fall.optimizer.param_groups, fall.base_lrs, strict=True):
+                    group['lr'] = top * cosine(fall.last_epoch, self.training_config.epochs)
 
 
 class PatchModule(NetworkModule):

@@ -11,15 +11,17 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.utils.data import DataLoader
 
@@ -27,16 +29,17 @@ from ... import canvas_training
 from ...atomic import atomic_path, writing_into
 from ...batching import datasets
 from ...config import UNROLLED, ModelConfig, TrainingConfig
-from ...errors import BackendUnavailableError, OutputError, TrainingError, explain
+from ...errors import OutputError, TrainingError, explain
 from ...result import Epoch
 from ...scan import Scan
-from ..base import (
+from ..base import EpochCallback, Model, StepCallback, StopTraining
+from ..training_folder import (
+    LOG,
     RESUME_FILES,
-    EpochCallback,
-    Model,
-    StepCallback,
-    StopTraining,
+    check_logger,
     check_resumable,
+    log_epochs,
+    training_folder,
 )
 from .batches import Batches
 from .canvas_module import CanvasModule, canvas_tensors
@@ -104,8 +107,20 @@ class Reporter(pl.Callback):
         done = trainer.current_epoch + (number + 1) / float(trainer.num_training_batches)
         self.on_step(done / float(trainer.max_epochs or 1))
 
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        number: int,
+        loader: int = 0,
+    ) -> None:
+        """Let a long validation be stopped too."""
+        self.on_step((trainer.current_epoch + 1) / float(trainer.max_epochs or 1))
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Report the epoch."""
+        """Remember the epoch: the checkpoint that follows has it, too."""
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
         epoch = Epoch(
             number=trainer.current_epoch + 1,
@@ -116,7 +131,6 @@ class Reporter(pl.Callback):
             seconds=time.perf_counter() - self._begun,
         )
         self.history.append(epoch)
-        self.on_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the history as plain numbers, so that checkpoints load with weights_only."""
@@ -127,6 +141,31 @@ class Reporter(pl.Callback):
         self.history = [Epoch(*values) for values in state_dict['history']]
         # Lightning draws the first batch of a resumed epoch before that epoch's hooks.
         self.train_set.epoch = len(self.history)
+
+
+class Kept(ModelCheckpoint):
+    """Checkpoints of the best and the last epoch. An epoch is told once they are written: who then
+    stops the training has it.
+    """
+
+    def __init__(self, reporter: Reporter, csv_folder: Path | None, *args: Any, **more: Any):
+        super().__init__(*args, **more)
+        self._reporter, self._csv_folder = reporter, csv_folder
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write what is due, then report the epoch."""
+        super().on_train_epoch_end(trainer, pl_module)
+        if self._csv_folder is not None:
+            log_epochs(self._csv_folder, self._reporter.history)
+        self._reporter.on_epoch(self._reporter.history[-1])
+
+
+class Patience(EarlyStopping):
+    """Early stopping that keeps its own patience when a training is resumed."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take everything else."""
+        super().load_state_dict({**state_dict, 'patience': self.patience})
 
 
 def train(
@@ -144,32 +183,36 @@ def train(
 ) -> Model:
     """Train a network on scans; see `base.Backend.train`."""
     last = folder / LAST
-    if resume:
-        check_resumable(folder, 'torch')
     # All that can be refused comes first: an earlier training's checkpoints are cleared after it.
+    check_logger(training.logger)
+    if resume:
+        check_resumable(folder, 'torch', model, training)
     module = _module(model, training)
     if initial is not None:
         import_weights(module.network, initial.weights)
     train_set, validation_set = _data(scans, validation, model, training, device, on_step)
-    if not resume:
-        _clear(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    if validation_set is None:
+        module.monitor = 'training_loss'
     reporter = Reporter(train_set, on_epoch, on_step)
-    trainer = _trainer(training, folder, device, reporter, watch=validation_set is not None)
     loaders = [DataLoader(d, batch_size=None) for d in (train_set, validation_set) if d is not None]
-    try:
-        with writing_into(folder):
-            _fit(trainer, module, loaders, last if resume else None)
-        done = len(reporter.history) == training.epochs
-        ended = 'finished' if done else 'no longer improving'
-    except (StopTraining, TrainingError, OutputError) as reason:
-        if not (folder / BEST).is_file():
-            raise TrainingError(
-                f'{reason or "Stopped"} (before the first epoch had finished)'
-            ) from reason
-        ended = str(reason) or 'stopped'
-        log.warning('%s; the best model so far is kept', ended)
-    return _best(folder, model, training, reporter, scans, ended)
+    with training_folder(folder, model, training), _as_it_was():
+        if not resume:
+            _clear(folder)
+        most = max(training.epochs, _epochs_in(last) if resume else 0)
+        trainer = _trainer(training, folder, device, reporter, monitor=module.monitor, epochs=most)
+        try:
+            with writing_into(folder):
+                _fit(trainer, module, loaders, last if resume else None)
+            done = len(reporter.history) >= training.epochs
+            ended = 'finished' if done else 'no longer improving'
+        except (StopTraining, TrainingError, OutputError) as reason:
+            if not (folder / BEST).is_file():
+                raise TrainingError(
+                    f'{str(reason) or "Stopped"} (before the first epoch had finished)'
+                ) from reason
+            ended = str(reason) or 'stopped'
+            log.warning('%s; the best model so far is kept', ended)
+        return _best(folder, model, training, reporter, scans, ended)
 
 
 def _module(model: ModelConfig, training: TrainingConfig) -> NetworkModule:
@@ -203,55 +246,45 @@ def _trainer(
     device: torch.device,
     reporter: Reporter,
     *,
-    watch: bool,
+    monitor: str,
+    epochs: int,
 ) -> pl.Trainer:
-    monitor = 'validation_loss' if watch else 'training_loss'
     callbacks: list[pl.Callback] = [
-        ModelCheckpoint(
+        reporter,
+        Kept(
+            reporter,
+            folder if training.logger == 'csv' else None,
             folder,
             'best',
             monitor=monitor,
             save_last=True,
             enable_version_counter=False,
             save_on_train_epoch_end=True,
-        )
+        ),
     ]
     if training.patience:
         callbacks.append(
-            EarlyStopping(monitor, patience=training.patience, check_on_train_epoch_end=True)
+            Patience(monitor, patience=training.patience, check_on_train_epoch_end=True)
         )
     return pl.Trainer(
         accelerator='gpu' if device.type == 'cuda' else 'cpu',
         devices=[device.index or 0] if device.type == 'cuda' else 1,
-        max_epochs=training.epochs,
+        max_epochs=epochs,
         gradient_clip_val=training.gradient_clip or None,
         deterministic='warn' if device.type == 'cuda' else True,
-        logger=_logger(training.logger, folder),
-        callbacks=[reporter, *callbacks],
-        plugins=[Checkpoints()],
+        logger=TensorBoardLogger(folder, name='tensorboard', version='')
+        if training.logger == 'tensorboard'
+        else False,
+        callbacks=callbacks,
+        # One process, whatever a job's scheduler says of how many tasks there are.
+        plugins=[Checkpoints(), LightningEnvironment()],
+        default_root_dir=folder,
         enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=1_000_000,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
-
-
-def _logger(name: str, folder: Path) -> Logger:
-    try:
-        if name == 'tensorboard':
-            from lightning.pytorch.loggers import TensorBoardLogger
-
-            return TensorBoardLogger(folder, name='tensorboard', version='')
-        if name == 'mlflow':
-            from lightning.pytorch.loggers import MLFlowLogger
-
-            return MLFlowLogger('ptychopinn-plugin', save_dir=str(folder / 'mlflow'))
-    except ModuleNotFoundError as error:
-        raise BackendUnavailableError(
-            explain(f'The logger {name} is not installed', cure=f'Run: pip install {name}')
-        ) from error
-    return CSVLogger(folder, name='csv', version='')
 
 
 def _fit(
@@ -266,6 +299,22 @@ def _fit(
             trainer.fit(module, loaders[0], validation, ckpt_path=ckpt, weights_only=True)
     except SystemExit as error:  # Lightning's answer to Ctrl-C
         raise KeyboardInterrupt from error
+
+
+@contextmanager
+def _as_it_was() -> Iterator[None]:
+    """Take back what Lightning makes torch do in the whole process."""
+    before = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warns)
+
+
+def _epochs_in(checkpoint: Path) -> int:
+    """Return how many epochs a checkpoint has behind it."""
+    return int(torch.load(checkpoint, map_location='cpu', weights_only=True)['epoch']) + 1
 
 
 def _best(
@@ -296,8 +345,8 @@ def _best(
 
 
 def _clear(folder: Path) -> None:
-    """Remove an earlier training's checkpoints: best.ckpt of another run must never be taken for
-    ours.
+    """Remove an earlier training's checkpoints and log: best.ckpt of another run must never be
+    taken for ours.
     """
-    for name in (LAST, BEST):
+    for name in (LAST, BEST, LOG):
         (folder / name).unlink(missing_ok=True)
