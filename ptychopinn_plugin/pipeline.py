@@ -30,6 +30,7 @@ from .config import (
     TrainingConfig,
 )
 from .errors import ConfigError, DataError, require
+from .network_weights import weight_shapes
 from .position_correction import moved_scan, with_room
 from .pretrained import pretrained
 from .probe_modes import adjusted
@@ -76,23 +77,22 @@ def train(
     elif not training.from_scratch:
         training = replace(training, learning_rate=max(1e-8, training.learning_rate * FINE_TUNING))
         if initial is None and not resume:
-            initial = replace(pretrained(), config=model)
+            initial = pretrained()
     if initial is not None:
         require(
-            initial.config == model,
+            weight_shapes(initial.config) == weight_shapes(model),
             ConfigError,
             'The model to start from is another network',
             expected=f'{initial.config}',
             received=f'{model}',
             cure='Train with the settings of that model, or without it',
         )
-    runtime = runtime or RuntimeConfig()
-    backend = registry.load(runtime.backend)
-    if initial is not None:
         logger.info(
             'Starting from the weights of a model that %s trained; the optimizer begins afresh',
             initial.writer or 'nobody',
         )
+    runtime = runtime or RuntimeConfig()
+    backend = registry.load(runtime.backend)
     with tempfile.TemporaryDirectory(prefix='ptychopinn-') as scratch:
         trained = backend.train(
             scans, validation, model, training, runtime, folder or Path(scratch), on_epoch, on_step,

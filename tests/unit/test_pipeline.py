@@ -95,6 +95,27 @@ def test_another_network_is_no_start(toy, small_scan):
         )
 
 
+def test_a_model_of_other_filters_is_no_start(toy, small_scan):
+    model = pp.train(small_scan, model=PATCHES, training=TrainingConfig(epochs=1))
+    with pytest.raises(ConfigError, match='another network'):
+        pp.train(small_scan, model=replace(PATCHES, n_filters_scale=4), initial=model)
+
+
+@pytest.mark.parametrize('start', [ModelConfig(mode='supervised'), PATCHES])
+def test_settings_that_change_no_weight_do_not_forbid_a_start(toy, small_scan, start, monkeypatch):
+    """A model trained on known objects goes on with counts alone, and the other way round."""
+    given = []
+    kept = toy.train
+    monkeypatch.setattr(toy, 'train', lambda *a, **k: given.append(k['initial']) or kept(*a, **k))
+    model = pp.train(small_scan, model=start, training=TrainingConfig(epochs=1))
+    other = replace(start, mode='pinn' if start.mode == 'supervised' else 'supervised')
+    if start.architecture == 'unrolled':
+        other = replace(other, gridsize=2, n_filters_scale=1, probe_big=False)
+    trained = pp.train(small_scan, model=other, training=TrainingConfig(epochs=1), initial=model)
+    assert given[-1] is model
+    assert trained.config.mode == other.mode
+
+
 def test_stop_keeps_what_was_trained(toy, small_scan):
     def stop(epoch):
         if epoch.number == 3:
