@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -242,8 +243,7 @@ def _last(
     """Return the last sweep of another scan."""
     steps = iterate(scan, model, backend=backend, reconstruction=reconstruction, runtime=runtime)
     with unheard():
-        *_, last = steps
-    return last
+        return deque(steps, maxlen=1)[0]
 
 
 def _repeated(

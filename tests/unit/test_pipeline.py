@@ -16,6 +16,8 @@ from ptychopinn_plugin.geometry import windows
 from ptychopinn_plugin.scaling import normalised_probe
 from ptychopinn_plugin.simulate import Simulation, simulate_scan
 
+from ..conftest import counting
+
 PATCHES = ModelConfig(architecture='autoencoder')
 
 
@@ -123,6 +125,16 @@ def test_stop_keeps_what_was_trained(toy, small_scan):
 
     model = pp.train(small_scan, training=TrainingConfig(epochs=9), on_epoch=stop)
     assert len(model.history) == 3
+
+
+def test_repeats_for_the_uncertainty_keep_no_sweeps_in_memory(toy, small_scan, monkeypatch):
+    """Each has a whole object."""
+    refine, counts = counting(toy.refine)
+    monkeypatch.setattr(toy, 'refine', refine)
+    config = ReconstructionConfig('flat', sweeps=20)
+    pp.reconstruct(small_scan, reconstruction=config, uncertainty=True)
+    assert len(counts) == (1 + 2 + 2 + 2) * 20
+    assert max(counts) <= 8  # the results that are compared, and those of the run that goes on
 
 
 def test_flat_start_predicts_the_mean_counts(small_scan):
