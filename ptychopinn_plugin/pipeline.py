@@ -29,6 +29,7 @@ from .config import (
     ReconstructionConfig,
     RuntimeConfig,
     TrainingConfig,
+    without_effect,
 )
 from .errors import ConfigError, DataError, require
 from .network_weights import weight_shapes
@@ -40,11 +41,10 @@ from .scaling import normalised_probe
 from .scan import Float, Scan
 from .transforms import cores
 from .trials import unheard
-from .uncertainty import half_scan_frc50, halves, repeated, sigma_of
+from .uncertainty import check_halves, half_scan_frc50, halves, repeated, sigma_of
 
 logger = logging.getLogger(__name__)
 
-LEAST_PATTERNS = 16
 FINE_TUNING = 0.1  # of the learning rate, where weights are good already
 
 
@@ -73,6 +73,8 @@ def train(
     scans = [scans] if isinstance(scans, Scan) else list(scans)
     model, training = model or ModelConfig(), training or TrainingConfig()
     require(len(scans) > 0, DataError, 'There is no scan to train on')
+    if ignored := without_effect(model, training):
+        logger.warning('Without effect on the architecture %s: %s', model.architecture, ignored)
     if model.architecture != UNROLLED:  # which takes any size
         model = _sized(model, [*scans, *validation])
     elif not training.from_scratch:
@@ -123,7 +125,7 @@ def reconstruct(
     not fit.
     """
     if uncertainty:  # before the slow work
-        _check_halves(scan)
+        check_halves(scan)
     runtime, clock = runtime or RuntimeConfig(), _Clock()
     backend = registry.load(runtime.backend)
     clock.lap('import')
@@ -189,17 +191,6 @@ def reconstruct(
             raise
         on_interrupt(last)
     return replace(result, seconds=clock.seconds())
-
-
-def _check_halves(scan: Scan) -> None:
-    require(
-        len(scan) >= LEAST_PATTERNS,
-        DataError,
-        'The scan has too few patterns to be halved',
-        expected=f'at least {LEAST_PATTERNS} patterns',
-        received=f'{len(scan)} patterns',
-        cure='Reconstruct without uncertainty',
-    )
 
 
 def _with_uncertainty(

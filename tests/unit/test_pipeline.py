@@ -78,6 +78,17 @@ def test_train_takes_the_size_from_the_data(toy, small_scan):
     assert len(model.history) == 2
 
 
+def test_settings_that_the_architecture_does_not_use_are_told_once(toy, small_scan, caplog):
+    given = {'gridsize': 2, 'mode': 'supervised'}
+    training = TrainingConfig(epochs=2, loss='amplitude')
+    pp.train(small_scan, model=ModelConfig(**given), training=training)
+    told = 'Without effect on the architecture unrolled: gridsize=2, loss=amplitude'
+    assert caplog.text.count(told) == caplog.text.count('Without effect') == 1
+    pp.train(small_scan, model=replace(PATCHES, **given), training=training)
+    pp.train(small_scan, training=TrainingConfig(epochs=2))
+    assert caplog.text.count('Without effect') == 1
+
+
 def test_scans_of_different_sizes_are_refused(toy, small_scan):
     other = simulate_scan(Simulation(pattern_size_px=64, object_size_px=120, patterns=4))
     with pytest.raises(DataError, match='different sizes'):
