@@ -10,6 +10,7 @@ A band at the lower edge of every canvas is held out where there is no validatio
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -132,7 +133,7 @@ def _looked_at(scan: Scan, refine: Refine) -> Iterator[tuple[Sweep, Complex]]:
     start = best_start(scan).image
     for sweeps in SWEEPS:
         config = ReconstructionConfig(sweeps=sweeps)
-        *_, before, last = refine(scan, start, normalised_probe(scan), config)
+        before, last = deque(refine(scan, start, normalised_probe(scan), config), maxlen=2)
         yield last, before.image.object
 
 

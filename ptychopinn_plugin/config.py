@@ -29,6 +29,7 @@ class Setting:
     choices: tuple[str, ...] = ()
     advanced: bool = False
     flag: str | None = None  # command line flag when it is not the field's name
+    architecture: str = ''  # the only one for which it has an effect
 
 
 def setting(default: Any, label: str, help: str, **more: Any) -> Any:
@@ -99,17 +100,20 @@ class ModelConfig:
         unit='px', low=32, high=512, advanced=True,
     )  # fmt: skip
     gridsize: int = setting(
-        1, 'Grid size', 'The autoencoder sees gridsize x gridsize neighbouring patterns at once.',
-        low=1, high=4,
+        1, 'Grid size',
+        'Only for the autoencoder: it sees gridsize x gridsize neighbouring patterns at once.',
+        low=1, high=4, architecture=AUTOENCODER,
     )  # fmt: skip
     n_filters_scale: int = setting(
-        2, 'Filter scale', 'Multiplies the number of filters of every stage of the autoencoder.',
-        low=1, high=8, advanced=True,
+        2, 'Filter scale',
+        'Only for the autoencoder: multiplies the number of filters of every stage.',
+        low=1, high=8, advanced=True, architecture=AUTOENCODER,
     )  # fmt: skip
     probe_big: bool = setting(
         True, 'Outer frame',
-        'Four reserved decoder channels predict the outer frame of each patch at low resolution.',
-        advanced=True,
+        'Only for the autoencoder: four reserved decoder channels predict the outer frame of each '
+        'patch at low resolution.',
+        advanced=True, architecture=AUTOENCODER,
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -145,8 +149,10 @@ class TrainingConfig:
         choices=('cosine', 'plateau', 'constant'), advanced=True,
     )  # fmt: skip
     loss: str = setting(
-        'poisson', 'Loss', 'Likelihood of the counts, or mean square error of the amplitudes.',
-        choices=('poisson', 'amplitude'), advanced=True,
+        'poisson', 'Loss',
+        'Only for the autoencoder in pinn mode: likelihood of the counts, or mean square error of '
+        'the amplitudes.',
+        choices=('poisson', 'amplitude'), advanced=True, architecture=AUTOENCODER,
     )  # fmt: skip
     validation_fraction: float = setting(
         0.1, 'Validation fraction', 'Share of patterns held out when there is no validation scan.',
@@ -265,6 +271,18 @@ class RuntimeConfig:
 
     def __post_init__(self) -> None:
         check(self)
+
+
+def without_effect(model: ModelConfig, training: TrainingConfig) -> str:
+    """Return the settings, given other than by default, that are not for the model's architecture:
+    'name=value, ...', empty when there are none.
+    """
+    return ', '.join(
+        f'{f.name}={getattr(config, f.name)}'
+        for config in (model, training)
+        for f, s in declared(type(config))
+        if s.architecture not in ('', model.architecture) and getattr(config, f.name) != f.default
+    )
 
 
 T = TypeVar('T', ModelConfig, TrainingConfig, ReconstructionConfig, RuntimeConfig)

@@ -76,9 +76,12 @@ def explain(wrong: str, *, expected: str = '', received: str = '', cure: str = '
         parts.append(f'Received: {_cut(received).rstrip(".")}.')
     if cure:
         parts.append(cure.rstrip('.') + '.')
-    # Names and values come from files: nothing of them may steer a terminal.
-    line = ' '.join(' '.join(parts).split())
-    return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    return printable(' '.join(' '.join(parts).split()))
+
+
+def printable(text: str) -> str:
+    """Return text, that of files included, as one line that steers no terminal."""
+    return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def out_of_memory(error: BaseException, where: str = 'cpu') -> OutOfMemoryError:

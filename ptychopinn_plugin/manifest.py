@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import __version__
-from .errors import ModelFileError, explain, require
+from .errors import ModelFileError, explain, printable, require
 from .result import Epoch
 
 MANIFEST = 'manifest.json'
@@ -109,9 +109,12 @@ def epochs(columns: Mapping[str, Any]) -> tuple[Epoch, ...]:
 
 
 def parse(name: str, data: bytes) -> dict[str, Any]:
-    """Return a JSON object; NaN, Infinity, repeated keys and deep nesting are refused."""
+    """Return a JSON object, its text `printable`; NaN, Infinity, repeated keys and deep nesting are
+    refused.
+    """
     try:
-        values = json.loads(data, object_pairs_hook=_unique, parse_constant=_no_constant)
+        found = json.loads(data, object_pairs_hook=_unique, parse_constant=_no_constant)
+        values = _printable(found)
     except (ValueError, RecursionError) as error:
         raise ModelFileError(
             explain(f'{name} is not valid JSON', received=shown(error), cure=COPY)
@@ -125,6 +128,14 @@ def parse(name: str, data: bytes) -> dict[str, Any]:
         cure=COPY,
     )
     return dict(values)
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {printable(k): _printable(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_printable(v) for v in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

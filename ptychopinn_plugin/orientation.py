@@ -10,6 +10,7 @@ which of the two is right depends on the sign of the defocus in the probe guess.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
@@ -176,7 +177,7 @@ def judge(
         turned = reoriented(part, name)
         steps = pipeline.iterate(turned, backend=backend, reconstruction=config, runtime=runtime)
         with unheard():
-            *_, last = steps
+            last = deque(steps, maxlen=1)[0]
         errors[name], _ = backend.predict(turned, last.image, last.probe, runtime)
         on_orientation(name, errors[name])
     return Judgement(errors, len(part), noise_floor(part))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -28,8 +29,10 @@ from .config import (
     ReconstructionConfig,
     RuntimeConfig,
     TrainingConfig,
+    without_effect,
 )
 from .errors import ConfigError, DataError, require
+from .network_weights import weight_shapes
 from .position_correction import moved_scan, with_room
 from .pretrained import pretrained
 from .probe_modes import adjusted, dark
@@ -38,11 +41,10 @@ from .scaling import normalised_probe
 from .scan import Float, Scan
 from .transforms import cores
 from .trials import unheard
-from .uncertainty import half_scan_frc50, halves, repeated, sigma_of
+from .uncertainty import check_halves, half_scan_frc50, halves, repeated, sigma_of
 
 logger = logging.getLogger(__name__)
 
-LEAST_PATTERNS = 16
 FINE_TUNING = 0.1  # of the learning rate, where weights are good already
 
 
@@ -71,28 +73,29 @@ def train(
     scans = [scans] if isinstance(scans, Scan) else list(scans)
     model, training = model or ModelConfig(), training or TrainingConfig()
     require(len(scans) > 0, DataError, 'There is no scan to train on')
+    if ignored := without_effect(model, training):
+        logger.warning('Without effect on the architecture %s: %s', model.architecture, ignored)
     if model.architecture != UNROLLED:  # which takes any size
         model = _sized(model, [*scans, *validation])
     elif not training.from_scratch:
         training = replace(training, learning_rate=max(1e-8, training.learning_rate * FINE_TUNING))
         if initial is None and not resume:
-            initial = replace(pretrained(), config=model)
+            initial = pretrained()
     if initial is not None:
         require(
-            initial.config == model,
+            weight_shapes(initial.config) == weight_shapes(model),
             ConfigError,
             'The model to start from is another network',
             expected=f'{initial.config}',
             received=f'{model}',
             cure='Train with the settings of that model, or without it',
         )
-    runtime = runtime or RuntimeConfig()
-    backend = registry.load(runtime.backend)
-    if initial is not None:
         logger.info(
             'Starting from the weights of a model that %s trained; the optimizer begins afresh',
             initial.writer or 'nobody',
         )
+    runtime = runtime or RuntimeConfig()
+    backend = registry.load(runtime.backend)
     with tempfile.TemporaryDirectory(prefix='ptychopinn-') as scratch:
         trained = backend.train(
             scans, validation, model, training, runtime, folder or Path(scratch), on_epoch, on_step,
@@ -122,7 +125,7 @@ def reconstruct(
     not fit.
     """
     if uncertainty:  # before the slow work
-        _check_halves(scan)
+        check_halves(scan)
     runtime, clock = runtime or RuntimeConfig(), _Clock()
     backend = registry.load(runtime.backend)
     clock.lap('import')
@@ -190,17 +193,6 @@ def reconstruct(
     return replace(result, seconds=clock.seconds())
 
 
-def _check_halves(scan: Scan) -> None:
-    require(
-        len(scan) >= LEAST_PATTERNS,
-        DataError,
-        'The scan has too few patterns to be halved',
-        expected=f'at least {LEAST_PATTERNS} patterns',
-        received=f'{len(scan)} patterns',
-        cure='Reconstruct without uncertainty',
-    )
-
-
 def _with_uncertainty(
     result: Reconstruction,
     scan: Scan,
@@ -242,8 +234,7 @@ def _last(
     """Return the last sweep of another scan."""
     steps = iterate(scan, model, backend=backend, reconstruction=reconstruction, runtime=runtime)
     with unheard():
-        *_, last = steps
-    return last
+        return deque(steps, maxlen=1)[0]
 
 
 def _repeated(

@@ -70,7 +70,7 @@ def save_loss_curve(history: Sequence[Epoch], path: PathLike) -> None:
     The best epoch is that of the lowest validation loss, of the training loss where there is none.
     """
     with _figure(path, (7.0, 4.2)) as figure:
-        axes = figure.add_axes((0.1, 0.11, 0.87, 0.86))
+        axes = figure.add_axes((0.12, 0.11, 0.85, 0.86))
         numbers, best = [e.number for e in history], None
         for colour, name in (('C0', 'training'), ('C1', 'validation')):
             losses = np.array([getattr(e, f'{name}_loss') for e in history], float)
@@ -250,24 +250,36 @@ def _draw_losses(ax: Any, reconstruction: Reconstruction) -> None:
 
 def _curve(ax: Any, x: Sequence[int], y: Any, colour: str, label: str, marker: str = '.') -> None:
     y = np.array(y, float)
-    y[~(np.isfinite(y) & (y > 0))] = np.nan  # nothing that a logarithmic axis could show
+    y[~np.isfinite(y)] = np.nan
     if np.isfinite(y).any():
         ax.plot(x, y, color=colour, marker=marker if len(y) <= 100 else '', label=label)
 
 
 def _finish_curve(ax: Any, x: str, y: str) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-
     if not ax.lines:
         return _say_nothing(ax, ax.get_title())
-    fall = ax.dataLim.y1 / ax.dataLim.y0
     _label(ax, x, y)
-    ax.set_yscale('log')
     ax.margins(y=0.1)
     ax.set_xlim(ax.dataLim.x0 - 0.5, max(ax.dataLim.x1, 1) + 0.5)
-    decades = LogLocator(subs=(1.0,) if fall > 1000 else (1.0, 2.0, 5.0))
-    ax.yaxis.set_major_locator(decades if fall >= 4 else MaxNLocator(6))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:.4g}'))
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    scale_losses(ax, 6, 4)
     ax.grid(True, which='major', color='0.9', lw=0.7)
     ax.legend(fontsize=8, frameon=False)
+
+
+def scale_losses(ax: Any, ticks: int, digits: int) -> None:
+    """Give the drawn losses a logarithmic axis, or a linear one where some are not above zero: the
+    loss of the architecture unrolled is a logarithm.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    low, high = ax.dataLim.intervaly
+    if low <= 0:
+        ax.yaxis.set_major_locator(MaxNLocator(ticks))
+        ax.ticklabel_format(axis='y', useOffset=False)
+        return
+    ax.set_yscale('log')
+    # Few decades need more labels than their powers of ten.
+    steps = LogLocator(subs=(1.0,) if high / low > 1000 else (1.0, 2.0, 5.0))
+    ax.yaxis.set_major_locator(steps if high / low >= 4 else MaxNLocator(ticks))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:.{digits}g}'))
+    ax.yaxis.set_minor_formatter(NullFormatter())

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from . import reference
 from .errors import DataError, explain, require
-from .geometry import illumination
+from .geometry import illumination, windows
 from .scan import Array, Complex, Double, Float, Scan
 
 VACUUM_QUANTILE = 0.99
+PIXELS, SAMPLE = 2**22, (64, 256)  # of how many patterns a known object predicts the counts
 ROOT_NOISE = 0.25  # the variance of a square root of a Poisson count
 
 
@@ -94,7 +96,25 @@ def normalised_truth(scan: Scan, probe: Complex) -> Complex:
     )
     light = illumination(scan, probe)
     known = known * np.exp(-1j * np.angle((known * light).sum()))
-    expected = (np.abs(known) ** 2 * light).sum()
+    measured, expected = _compared(scan, known, probe, light)
     require(expected > 0, DataError, f'{scan.name}: the known object is zero under the light')
-    truth: Complex = (known * np.sqrt(scan.signal.sum() / expected)).astype(np.complex64)
+    truth: Complex = (known * np.sqrt(measured / expected)).astype(np.complex64)
     return truth
+
+
+def _compared(scan: Scan, known: Complex, probe: Complex, light: Double) -> tuple[float, float]:
+    """Return measured counts and those that the known object (H, W) predicts in the same places.
+
+    Without bad pixels all its light under the probe is counted. What part of it falls on good ones
+    depends on the object, so with them some patterns, far from one another, are predicted.
+    """
+    if not scan.bad_pixels.any():
+        return float(scan.signal.sum()), float((np.abs(known) ** 2 * light).sum())
+    most = int(np.clip(PIXELS // scan.side_px**2, *SAMPLE))
+    rows = np.linspace(0, len(scan) - 1, min(len(scan), most)).astype(int)
+    place, expected = windows(scan), 0.0
+    for row in rows:
+        patch = reference.extract(known, place.corner_px[row, None], scan.side_px)
+        moved = reference.shift_probe(probe, place.shift_px[row, None])
+        expected += float(reference.diffract(patch, moved)[0, ~scan.bad_pixels].sum())
+    return float(scan.signal[rows].sum()), expected

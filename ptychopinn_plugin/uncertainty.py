@@ -32,6 +32,7 @@ from numpy.random import Generator
 from scipy.ndimage import gaussian_filter
 
 from . import mapped
+from .errors import DataError, require
 from .grouping import Rows, compact_order
 from .metrics import compare
 from .result import ObjectImage
@@ -44,7 +45,20 @@ COVERED = 0.683  # of a normal distribution, by one sigma
 LIT = 0.1  # of the brightest spot: there it is counted
 DARK = 1e-3  # of the brightest spot: below it nothing is known
 UNKNOWN_RAD = float(np.pi / np.sqrt(3))  # sigma of a phase that may be anything
+LEAST_PATTERNS = 16
 BLOCK = 64
+
+
+def check_halves(scan: Scan) -> None:
+    """Raise `DataError` when the scan is too small to be halved."""
+    require(
+        len(scan) >= LEAST_PATTERNS,
+        DataError,
+        'The scan has too few patterns to be halved',
+        expected=f'at least {LEAST_PATTERNS} patterns',
+        received=f'{len(scan)} patterns',
+        cure='Reconstruct without uncertainty',
+    )
 
 
 def repeated(scan: Scan, pattern: Callable[[int], Float], rng: Generator) -> Scan:

@@ -5,6 +5,7 @@ in seconds.
 from __future__ import annotations
 
 import sys
+import weakref
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +43,19 @@ def fluctuating(scan, by, seed=0):
     share /= share.max()
     counts = rng.binomial(scan.counts.astype(np.int64), share[:, None, None])
     return replace(scan, counts=counts.astype(np.uint32)), share / np.exp(np.log(share).mean())
+
+
+def counting(refine):
+    """Return `refine` and the list of how many of its sweeps were in memory after each of them."""
+    sweeps, counts = weakref.WeakSet(), []
+
+    def counted(*args):
+        for sweep in refine(*args):
+            sweeps.add(sweep)
+            counts.append(len(sweeps))
+            yield sweep
+
+    return counted, counts
 
 
 @pytest.fixture

@@ -6,19 +6,21 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import traceback
 from collections.abc import Sequence
 
 from ..errors import ConfigError, PluginError, out_of_memory
 from .flags import build_parser
+from .progress import PrintableLines, say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     args = build_parser().parse_args(argv)
     level = logging.DEBUG if args.debug else logging.INFO
-    logging.basicConfig(level=level, format='%(message)s', stream=sys.stderr)
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableLines())
+    logging.basicConfig(level=level, handlers=[handler])
     for name in ('matplotlib', 'PIL', 'h5py'):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger('ptychopinn_plugin').setLevel(level)
@@ -40,8 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _failed(args: object, message: str, code: int) -> int:
     if getattr(args, 'debug', False):
-        traceback.print_exc()
-    print(f'error: {message}', file=sys.stderr)
+        for line in traceback.format_exc().splitlines():
+            say(line)
+    say(f'error: {message}')
     if getattr(args, 'json', False):
         print(json.dumps({'error': message}), flush=True)
     return code

@@ -1,12 +1,15 @@
-"""Progress on the terminal: one bar with time left, on standard error; plain lines when it is not a
-terminal.
+"""What a person reads, on standard error: lines, and one progress bar with time left (plain lines
+when it is not a terminal). Text of files steers no terminal.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 from types import TracebackType
 from typing import Any
+
+from ..errors import printable
 
 
 class Bar:
@@ -49,6 +52,7 @@ class Bar:
         """Show that `done` steps (of another `total`, if given) are done, with a note about the
         last one.
         """
+        note = None if note is None else printable(note)
         fields: dict[str, Any] = {} if note is None else {'note': note}
         if total is not None:
             fields['total'] = total
@@ -59,4 +63,12 @@ class Bar:
 
 def say(text: str) -> None:
     """Print a line for a person, on standard error so that standard output stays for results."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+class PrintableLines(logging.Formatter):
+    """Formats records, tracebacks included, as lines that steer no terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the lines of a record."""
+        return '\n'.join(map(printable, super().format(record).split('\n')))

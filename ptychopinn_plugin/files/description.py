@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..apart import apart, size_of
+from ..errors import printable
 from ..scan import Array, Scan
 from .counts import as_counts, judged
 from .formats import file_format, file_of, load_scan
@@ -103,7 +104,7 @@ def _result(archive: Archive, file: Path) -> dict[str, Any]:
         'probe_modes': None if probe is None or probe.ndim < 2 else int(np.prod(probe.shape[:-2])),
         'sweeps': None if losses is None else max(losses.size - 1, 0),
         'fourier_error': _number(error),
-        'backend': None if backend is None else str(backend),
+        'backend': None if backend is None else printable(str(backend)),
     }
 
 

@@ -618,16 +618,20 @@ def test_a_hidden_panel_draws_when_it_is_seen(window):
     assert [t.get_text() for t in box.axes.get_legend().get_texts()] == ['Training', 'Validation']
 
 
-@pytest.mark.parametrize(('losses', 'curves'), [((0.0, 1.0), ['Training']), ((0.0, 0.0), [])])
-def test_only_what_a_logarithmic_axis_can_show_is_drawn(window, losses, curves):
-    """Without validation its losses are NaN."""
+@pytest.mark.parametrize('losses', [(0.0, 1.0), (0.0, 0.0), (-0.1, -0.2), (0.1, -0.2)])
+def test_losses_that_no_logarithmic_axis_shows_have_a_linear_one(window, losses):
+    """Those of the architecture unrolled lie below zero; without validation its losses are NaN."""
     card, box = reconstructors(window)[0].card, window.box('Training loss')
     nan = float('nan')
     card.history = tuple(Epoch(n, 2, v, nan, 1e-3, 0.1) for n, v in enumerate(losses, 1))
     card.notify_observers()
     window.wait(lambda: box.axes.get_xlabel() == 'Epoch')
-    assert [line.get_label() for line in box.axes.get_lines()] == curves
-    assert box.axes.get_yscale() == ('log' if curves else 'linear')
+    (line,) = box.axes.get_lines()
+    assert tuple(line.get_ydata()) == losses
+    assert [t.get_text() for t in box.axes.get_legend().get_texts()] == ['Training']
+    low, high = box.axes.get_ylim()
+    assert low < min(losses) <= max(losses) < high
+    assert box.axes.get_yscale() == 'linear'
 
 
 # --- Pictures

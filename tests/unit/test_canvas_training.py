@@ -23,6 +23,8 @@ from ptychopinn_plugin.light import light_of
 from ptychopinn_plugin.result import Sweep
 from ptychopinn_plugin.scaling import normalised_probe, normalised_truth
 
+from ..conftest import counting
+
 NOISE = 0.05
 MODEL = ModelConfig(architecture='unrolled', mode='supervised')
 
@@ -70,6 +72,13 @@ def test_pinn_needs_no_known_object_and_takes_the_other_half(small_scan):
     left = [(e.missing * np.abs(e.view.unit)) ** 2 * e.trust for e in made]
     noise = np.mean([v.sum() / (2 * e.trust.sum()) for v, e in zip(left, made, strict=True)])
     assert noise == pytest.approx(2 * NOISE**2, rel=0.2)
+
+
+def test_only_the_last_two_sweeps_of_a_run_stay_in_memory(small_scan):
+    counted, counts = counting(refine)
+    examples(small_scan, 'supervised', counted)
+    assert len(counts) == sum(SWEEPS)
+    assert max(counts) <= 5  # those of the run before, and one that is being made
 
 
 def test_a_scan_too_small_to_be_halved_is_refused(small_scan):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
 import time
+import zipfile
 from contextlib import ExitStack
 
 import h5py
@@ -15,8 +17,9 @@ import pytest
 from toy_backend import displacement
 
 from ptychopinn_plugin import files, load_model, load_scan, pipeline
-from ptychopinn_plugin.cli import main
+from ptychopinn_plugin.cli import commands, main
 from ptychopinn_plugin.cli.flags import build_parser, settings
+from ptychopinn_plugin.cli.progress import Bar
 from ptychopinn_plugin.cli.targets import training_folder
 from ptychopinn_plugin.config import (
     ModelConfig,
@@ -25,6 +28,7 @@ from ptychopinn_plugin.config import (
     TrainingConfig,
     declared,
 )
+from ptychopinn_plugin.pretrained import FILE as PRETRAINED
 from ptychopinn_plugin.result import Epoch
 
 from ..conftest import room
@@ -147,6 +151,79 @@ def test_info_of_a_model(toy, scan_file, tmp_path, capsys):
     code, facts, _ = run(capsys, 'info', model, '--json')
     assert code == 0
     assert 'toy' in json.dumps(facts)
+
+
+STEERS = 'x\x1b]0;owned\x07\x1b[2J\x9b1m\r\u202ey'
+ESCAPED = r'x\x1b]0;owned\x07\x1b[2J\x9b1m\r\u202ey'
+
+
+def printable(text):
+    return all(line.isprintable() for line in text.split('\n'))
+
+
+def hostile_model(path):
+    with zipfile.ZipFile(PRETRAINED) as good:
+        members = {name: good.read(name) for name in good.namelist()}
+    noted = json.loads(members['manifest.json'])
+    noted['writer'], noted['summary'] = STEERS, {'scans': [STEERS], STEERS: {'a': STEERS}}
+    members['manifest.json'] = json.dumps(noted).encode()
+    with zipfile.ZipFile(path, 'w') as bad:
+        for name, data in members.items():
+            bad.writestr(name, data)
+
+
+def test_text_of_a_model_file_steers_no_terminal(toy, scan_file, tmp_path, capsys, caplog):
+    caplog.set_level('INFO')
+    model = tmp_path / 'evil.h5.zip'
+    hostile_model(model)
+    code, _, err = run(capsys, 'info', model)
+    assert code == 0
+    assert f'writer: {ESCAPED}' in err
+    assert printable(err)
+    loaded = load_model(model)
+    assert loaded.writer == ESCAPED
+    assert loaded.summary == {'scans': [ESCAPED], ESCAPED: {'a': ESCAPED}}
+    code, _, err = run(
+        capsys, 'train', scan_file, '--model', tmp_path / 'm.h5.zip', '--initial', model,
+        '--epochs', 1, '--mode', 'supervised',
+    )  # fmt: skip
+    assert code == 0
+    assert f'a model that {ESCAPED} trained' in caplog.text
+    assert printable(err + caplog.text)
+
+
+def test_text_of_a_result_file_steers_no_terminal(tmp_path, capsys):
+    result = tmp_path / 'evil.npz'
+    np.savez(result, object=np.ones((40, 40), complex), backend=np.array(STEERS))
+    code, _, err = run(capsys, 'info', result)
+    assert code == 0
+    assert f'backend: {ESCAPED}' in err
+    assert printable(err)
+    assert files.describe(result)['backend'] == ESCAPED
+
+
+@pytest.mark.parametrize('debug', [[], ['--debug']])
+def test_what_is_logged_steers_no_terminal(toy, debug, tmp_path, capsys, monkeypatch):
+    def command(args):
+        logging.getLogger('ptychopinn_plugin').warning('Seen: %s', STEERS)
+        try:
+            raise KeyError(STEERS)
+        except KeyError:
+            logging.getLogger('another').exception('Traced\nhere')
+        with Bar('Work', 1) as bar:
+            bar.move(1, STEERS)
+        raise RuntimeError(STEERS)
+
+    monkeypatch.setattr(commands, 'info', command)
+    root = logging.getLogger()
+    for name, value in (('handlers', []), ('level', root.level)):  # as in a process of its own
+        monkeypatch.setattr(root, name, value)
+    code, _, err = run(capsys, 'info', tmp_path, *debug)
+    assert code == 1
+    assert f'Seen: {ESCAPED}\nTraced\nhere\nTraceback' in err
+    assert f'Work: {ESCAPED}' in err
+    assert f'error: Unexpected RuntimeError: {ESCAPED} (--debug shows where)' in err
+    assert printable(err)
 
 
 def test_data_error_is_one_line_and_exit_code_1(toy, tmp_path, capsys):

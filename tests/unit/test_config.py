@@ -15,6 +15,7 @@ from ptychopinn_plugin.config import (
     declared,
     from_dict,
     to_dict,
+    without_effect,
 )
 from ptychopinn_plugin.errors import ConfigError
 
@@ -51,6 +52,22 @@ def test_ranges_are_inclusive_and_enforced(cls, field, setting):
 def test_wrong_types_are_refused(cls, field, setting, value):
     with pytest.raises(ConfigError, match=f'{field.name} has the wrong type'):
         cls(**{field.name: value})
+
+
+def test_settings_for_one_architecture_say_so():
+    only = {f.name: s for _, f, s in FIELDS if s.architecture}
+    assert set(only) == {'gridsize', 'n_filters_scale', 'probe_big', 'loss'}
+    for s in only.values():
+        assert s.help.startswith(f'Only for the {s.architecture}')
+
+
+def test_settings_without_effect_are_those_given_for_another_architecture():
+    given = {'gridsize': 2, 'n_filters_scale': 1, 'probe_big': False, 'mode': 'supervised'}
+    training = TrainingConfig(epochs=3, loss='amplitude')
+    found = without_effect(ModelConfig(**given), training)
+    assert found == 'gridsize=2, n_filters_scale=1, probe_big=False, loss=amplitude'
+    assert without_effect(ModelConfig('autoencoder', **given), training) == ''
+    assert without_effect(ModelConfig(), TrainingConfig(epochs=3, seed=1)) == ''
 
 
 def test_a_bool_is_no_number_and_a_number_no_bool():

@@ -16,7 +16,7 @@ from ptychopinn_plugin.orientation import AS_LOADED, TURNS, Judgement, judge, re
 from ptychopinn_plugin.scan import Scan
 from ptychopinn_plugin.simulate import Simulation, simulate_scan
 
-from ..conftest import seen_through
+from ..conftest import counting, seen_through
 
 RUNTIME = RuntimeConfig(backend='torch', device='cpu')
 NAMES = (
@@ -176,6 +176,14 @@ def test_sweeps_in_a_wrong_orientation_are_not_told(scan, monkeypatch, caplog):
     assert 'dim light is damped' not in caplog.text
     pipeline.reconstruct(scan, reconstruction=ReconstructionConfig(sweeps=1), runtime=RUNTIME)
     assert caplog.text.count('dim light is damped') == 1
+
+
+def test_the_sweeps_that_are_tried_do_not_stay_in_memory(toy, scan, monkeypatch):
+    refine, counts = counting(toy.refine)
+    monkeypatch.setattr(toy, 'refine', refine)
+    judge(scan, sweeps=10)
+    assert len(counts) == len(TURNS) * 10
+    assert max(counts) <= 3
 
 
 def test_an_empty_specimen_is_unclear():

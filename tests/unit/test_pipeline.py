@@ -16,6 +16,8 @@ from ptychopinn_plugin.geometry import windows
 from ptychopinn_plugin.scaling import normalised_probe
 from ptychopinn_plugin.simulate import Simulation, simulate_scan
 
+from ..conftest import counting
+
 PATCHES = ModelConfig(architecture='autoencoder')
 
 
@@ -76,6 +78,17 @@ def test_train_takes_the_size_from_the_data(toy, small_scan):
     assert len(model.history) == 2
 
 
+def test_settings_that_the_architecture_does_not_use_are_told_once(toy, small_scan, caplog):
+    given = {'gridsize': 2, 'mode': 'supervised'}
+    training = TrainingConfig(epochs=2, loss='amplitude')
+    pp.train(small_scan, model=ModelConfig(**given), training=training)
+    told = 'Without effect on the architecture unrolled: gridsize=2, loss=amplitude'
+    assert caplog.text.count(told) == caplog.text.count('Without effect') == 1
+    pp.train(small_scan, model=replace(PATCHES, **given), training=training)
+    pp.train(small_scan, training=TrainingConfig(epochs=2))
+    assert caplog.text.count('Without effect') == 1
+
+
 def test_scans_of_different_sizes_are_refused(toy, small_scan):
     other = simulate_scan(Simulation(pattern_size_px=64, object_size_px=120, patterns=4))
     with pytest.raises(DataError, match='different sizes'):
@@ -95,6 +108,27 @@ def test_another_network_is_no_start(toy, small_scan):
         )
 
 
+def test_a_model_of_other_filters_is_no_start(toy, small_scan):
+    model = pp.train(small_scan, model=PATCHES, training=TrainingConfig(epochs=1))
+    with pytest.raises(ConfigError, match='another network'):
+        pp.train(small_scan, model=replace(PATCHES, n_filters_scale=4), initial=model)
+
+
+@pytest.mark.parametrize('start', [ModelConfig(mode='supervised'), PATCHES])
+def test_settings_that_change_no_weight_do_not_forbid_a_start(toy, small_scan, start, monkeypatch):
+    """A model trained on known objects goes on with counts alone, and the other way round."""
+    given = []
+    kept = toy.train
+    monkeypatch.setattr(toy, 'train', lambda *a, **k: given.append(k['initial']) or kept(*a, **k))
+    model = pp.train(small_scan, model=start, training=TrainingConfig(epochs=1))
+    other = replace(start, mode='pinn' if start.mode == 'supervised' else 'supervised')
+    if start.architecture == 'unrolled':
+        other = replace(other, gridsize=2, n_filters_scale=1, probe_big=False)
+    trained = pp.train(small_scan, model=other, training=TrainingConfig(epochs=1), initial=model)
+    assert given[-1] is model
+    assert trained.config.mode == other.mode
+
+
 def test_stop_keeps_what_was_trained(toy, small_scan):
     def stop(epoch):
         if epoch.number == 3:
@@ -102,6 +136,16 @@ def test_stop_keeps_what_was_trained(toy, small_scan):
 
     model = pp.train(small_scan, training=TrainingConfig(epochs=9), on_epoch=stop)
     assert len(model.history) == 3
+
+
+def test_repeats_for_the_uncertainty_keep_no_sweeps_in_memory(toy, small_scan, monkeypatch):
+    """Each has a whole object."""
+    refine, counts = counting(toy.refine)
+    monkeypatch.setattr(toy, 'refine', refine)
+    config = ReconstructionConfig('flat', sweeps=20)
+    pp.reconstruct(small_scan, reconstruction=config, uncertainty=True)
+    assert len(counts) == (1 + 2 + 2 + 2) * 20
+    assert max(counts) <= 8  # the results that are compared, and those of the run that goes on
 
 
 def test_flat_start_predicts_the_mean_counts(small_scan):

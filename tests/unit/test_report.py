@@ -339,6 +339,41 @@ def test_an_epoch_without_validation_is_a_gap_and_never_the_best(figures, tmp_pa
     assert ax.lines[2].get_label() == 'best: 0.55 in epoch 2'
 
 
+@pytest.mark.parametrize(
+    ('training', 'validation', 'scale'),
+    [
+        ((-0.1, -0.3), (-0.2, -0.25), 'linear'),
+        ((0.1, -0.3), (0.2, 0.1), 'linear'),
+        ((0.0, 0.0), (nan, nan), 'linear'),
+        ((0.3, 0.1), (0.2, nan), 'log'),
+    ],
+)
+@pytest.mark.filterwarnings('error')
+def test_losses_of_either_sign_are_drawn(figures, tmp_path, training, validation, scale):
+    """A logarithmic axis has no place for those of the architecture unrolled, below zero."""
+    losses = list(zip(training, validation, strict=True))
+    epochs = [Epoch(n, 2, *pair, 1e-3, 1.0) for n, pair in enumerate(losses, 1)]
+    report.save_loss_curve(epochs, tmp_path / 'loss.png')
+    (ax,) = figures[0].axes
+    curves = [v for v in (training, validation) if np.isfinite(v).any()]
+    for line, values in zip(ax.lines, curves, strict=False):
+        np.testing.assert_array_equal(line.get_ydata(), values)
+    names = ['training', 'validation'][: len(curves)]
+    assert [text.get_text() for text in ax.get_legend().get_texts()][:-1] == names
+    low, high = ax.get_ylim()
+    assert low < np.nanmin(curves) <= np.nanmax(curves) < high
+    assert ax.get_yscale() == scale
+    ticks = ax.get_yticks()
+    shown = ax.yaxis.get_major_formatter().format_ticks(ticks)
+    assert [float(t.replace('\N{MINUS SIGN}', '-')) for t in shown] == pytest.approx(ticks)
+
+
+def test_the_best_of_losses_below_zero_is_the_lowest(figures, tmp_path):
+    epochs = [Epoch(n, 3, -0.1, v, 1e-3, 1.0) for n, v in enumerate((-0.1, -0.4, -0.3), 1)]
+    report.save_loss_curve(epochs, tmp_path / 'loss.png')
+    assert figures[0].axes[0].lines[2].get_label() == 'best: -0.4 in epoch 2'
+
+
 def test_one_loss_gets_an_axis_of_whole_sweeps(scan, result, figures, tmp_path):
     report.save_figure(replace(result, losses=(0.3,)), scan, tmp_path / 'out.png')
     ax = panel(figures[0], 'Fourier error')

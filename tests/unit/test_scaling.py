@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ptychopinn_plugin import scaling
+from ptychopinn_plugin import reference, scaling
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.scan import Frame, Scan
+from ptychopinn_plugin.simulate import Simulation, simulate_scan
 
 N = 16
 
@@ -113,6 +114,48 @@ def test_truth_reads_as_transmission_whatever_its_factor(factor):
     lit = scaling.illumination(scan, probe)
     assert abs(np.angle((found * lit).sum())) < 1e-5
     np.testing.assert_allclose(np.abs(found), np.abs(truth), rtol=0.02)
+
+
+def disc(side, radius):
+    y, x = np.mgrid[:side, :side] - side // 2
+    return y**2 + x**2 < radius**2
+
+
+@pytest.mark.parametrize('radius', [1, 2, 3])
+def test_behind_a_beam_stop_the_truth_still_reads_as_transmission(radius):  # PH-5
+    """A stop takes most of the beam, but less of what the object scatters."""
+    truth = known_object()
+    scan = make_scan(truth, true_object=truth * 3j, bad_pixels=disc(N, radius))
+    probe = make_scan().probe * np.sqrt(1e5 / (np.abs(scan.probe) ** 2).sum())
+    found = scaling.normalised_truth(scan, probe)
+    np.testing.assert_allclose(np.abs(found), np.abs(truth), rtol=1e-3)
+
+
+@pytest.mark.parametrize(('probe', 'radius'), [('zone-plate', 4), ('gaussian', 2), ('airy', 2)])
+@pytest.mark.parametrize('background', [0.0, 50.0])
+def test_a_beam_stop_changes_probe_and_truth_alike(probe, radius, background):
+    """What is predicted stays the same: noise and positions between pixels do no harm."""
+    scan = simulate_scan(
+        Simulation(
+            pattern_size_px=32, object_size_px=80, patterns=60, probe=probe, specimen='leaves',
+            background=background, seed=3,
+        )
+    )  # fmt: skip
+    scan = replace(scan, background=background)
+    stopped = replace(scan, bad_pixels=disc(32, radius))
+    assert stopped.signal.sum() < 0.9 * scan.signal.sum()
+    light = [scaling.normalised_probe(s) for s in (scan, stopped)]
+    whole, seen = (
+        np.abs(p).max() * np.abs(scaling.normalised_truth(s, p)).mean()
+        for s, p in zip((scan, stopped), light, strict=True)
+    )
+    assert seen == pytest.approx(whole, rel=0.005)
+
+
+def test_without_bad_pixels_no_pattern_is_predicted(monkeypatch):
+    monkeypatch.setattr(reference, 'diffract', lambda *args: 1 / 0)
+    scan = make_scan(known_object(), true_object=known_object())
+    scaling.normalised_truth(scan, scan.probe)
 
 
 def test_the_true_object_goes_before_the_guess():

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 from ptychodus.api.observer import Observable, Observer
 from ptychodus.controller.parameters import ParameterViewController
 from PyQt5.QtCore import Qt, QTimer
 from PyQt5.QtGui import QShowEvent
 from PyQt5.QtWidgets import QGroupBox, QLabel, QVBoxLayout, QWidget
 
+from ...report import scale_losses
 from ...result import Epoch
 from ..model_card import ModelCard
 
@@ -90,13 +91,13 @@ def _canvas() -> Any:
 
 
 def draw_losses(axes: Any, history: Sequence[Epoch]) -> None:
-    """Draw the losses over the epochs on a logarithmic axis."""
+    """Draw the losses over the epochs."""
     axes.clear()
     numbers = [epoch.number for epoch in history]
     marker = '.' if len(history) < MANY_EPOCHS else ''
     for name, label in CURVES:
         losses = np.array([getattr(epoch, name) for epoch in history], float)
-        losses[~(losses > 0)] = np.nan  # nothing that a logarithmic axis could show
+        losses[~np.isfinite(losses)] = np.nan
         if np.isfinite(losses).any():  # without held-out patterns there is no validation loss
             axes.plot(numbers, losses, marker=marker, label=label)
     axes.set_xlabel('Epoch')
@@ -104,15 +105,5 @@ def draw_losses(axes: Any, history: Sequence[Epoch]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(True, alpha=0.4)
     if axes.lines:
-        _scale(axes)
+        scale_losses(axes, 5, 3)
         axes.legend(frameon=False)
-
-
-def _scale(axes: Any) -> None:
-    axes.set_yscale('log')
-    fall = axes.dataLim.y1 / axes.dataLim.y0
-    # Few decades need more labels than their powers of ten.
-    steps = LogLocator(subs=(1.0,) if fall > 1000 else (1.0, 2.0, 5.0))
-    axes.yaxis.set_major_locator(steps if fall >= 4 else MaxNLocator(5))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:.3g}'))
-    axes.yaxis.set_minor_formatter(NullFormatter())
