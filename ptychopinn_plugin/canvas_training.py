@@ -222,7 +222,7 @@ def datasets(
         held = [e for scan in validation for e in examples(scan, model.mode, refine)]
     except StopTraining as reason:
         raise TrainingError(
-            f'{reason or "Stopped"} (before the first epoch had finished)'
+            f'{str(reason) or "Stopped"} (before the first epoch had finished)'
         ) from reason
     fraction = 0.0 if validation else training.validation_fraction
     if fraction:

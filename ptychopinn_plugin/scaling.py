@@ -17,6 +17,7 @@ from .geometry import illumination, windows
 from .scan import Array, Complex, Double, Float, Scan
 
 VACUUM_QUANTILE = 0.99
+LEAST_SEEN = 1e-3  # of the beam on good pixels: with less, the object scattered what is seen there
 PIXELS, SAMPLE = 2**22, (64, 256)  # of how many patterns a known object predicts the counts
 ROOT_NOISE = 0.25  # the variance of a square root of a Poisson count
 
@@ -50,13 +51,14 @@ def beam_counts(totals: Double) -> float:
 def normalised_probe(scan: Scan) -> Complex:
     """Return the probe (P, N, N) scaled so that vacuum predicts the beam's counts per frame.
 
-    With bad pixels, only the part of the beam that falls on good detector pixels is compared.
+    With bad pixels, only the part of the beam that falls on good detector pixels is compared; where
+    they hide all of it, what is left is no measure, and the counts are taken for the whole.
     """
     probe = scan.probe.astype(np.complex128)
     far = np.fft.fftshift(np.fft.fft2(probe, norm='ortho'), axes=(-2, -1))
-    power = (np.abs(far) ** 2).sum(0)[~scan.bad_pixels].sum()
-    if power <= 0:
-        power = (np.abs(probe) ** 2).sum()
+    whole, power = (np.abs(probe) ** 2).sum(), (np.abs(far) ** 2).sum(0)[~scan.bad_pixels].sum()
+    if power <= LEAST_SEEN * whole:
+        power = whole
     scaled: Complex = (probe * np.sqrt(beam_counts(scan.signal) / power)).astype(np.complex64)
     return scaled
 

@@ -76,6 +76,14 @@ def test_only_good_pixels_are_compared():  # PH-4
     )
 
 
+def test_a_beam_that_bad_pixels_hide_is_taken_for_what_is_seen():  # PH-4
+    """What rounding leaves of it on good ones is no measure."""
+    scan = simulate_scan(Simulation(probe='airy', patterns=40, object_size_px=120, seed=3))
+    dark = replace(scan, bad_pixels=disc(64, 9))
+    power = (np.abs(scaling.normalised_probe(dark)) ** 2).sum()
+    assert power == pytest.approx(scaling.beam_counts(dark.totals))
+
+
 def test_the_beam_is_what_the_brightest_frames_hold():  # PH-5
     totals = np.r_[np.full(95, 40.0), np.full(5, 100.0)]
     assert scaling.beam_counts(totals) == 100
