@@ -15,6 +15,7 @@ from ptychodus.api.product import LossValue
 from ptychodus.api.reconstruct import ReconstructInput, ReconstructOutput, TrainOutput
 
 from .. import files
+from ..errors import OutputError
 from ..result import Epoch, Sweep
 from ..scan import Array, Scan
 from ..worker import Event, ReconstructJob, Run, Saved, Started, Step, TrainJob
@@ -71,18 +72,27 @@ class Training:
             self._card.history = tuple(self._history)
             self._link.in_foreground(self._card.notify_observers)
         elif isinstance(event, Saved):
-            target = self._output_path / MODEL_FILE
-            run.deliver(MODEL, target)
-            self._card.read(target)
-            self._saved = True
+            # Taken first: an output that cannot be written must not cost the model.
+            self._card.read(run.folder / MODEL)
             logger.info('Training %s. Model: %s', event.ended, self._card.summary())
+            self._deliver(run)
+
+    def _deliver(self, run: Run) -> None:
+        target = self._output_path / MODEL_FILE
+        self._card.path = None
+        try:
+            run.deliver(MODEL, target)
+        except OutputError:
+            logger.warning('The model is loaded and not yet on the disk: save it elsewhere')
+            raise
+        self._card.path, self._saved = target, True
 
     def _end(self, run: Run) -> None:
+        self._link.in_foreground(self._card.notify_observers)
         if self._saved and (run.folder / CURVE).exists():
             run.deliver(CURVE, self._output_path / CURVE_FILE)
         elif not self._history:
             logger.warning('The training ended before its first epoch had finished: no model')
-        self._link.in_foreground(self._card.notify_observers)
 
     def _output(self) -> TrainOutput:
         return TrainOutput(

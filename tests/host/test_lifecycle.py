@@ -11,6 +11,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import psutil
@@ -477,6 +478,39 @@ def test_an_output_folder_that_cannot_be_written_is_refused_at_once(loaded, host
             host_folder, tmp_path / 'nowhere', algorithm=PINN, block=True
         )
     assert_within(3, begun)
+
+
+@pytest.mark.parametrize('full', ['model.h5.zip', 'loss.png'])
+def test_a_disk_that_is_full_at_the_end_does_not_cost_the_model(
+    loaded, reconstructor, host_folder, tmp_path, monkeypatch, caplog, full
+):
+    def copy(source, target):
+        if Path(source).name == full:
+            raise OSError(28, 'No space left on device')
+        return original(source, target)
+
+    original = shutil.copyfile
+    monkeypatch.setattr(client.shutil, 'copyfile', copy)
+    set_value(loaded[0], 'Training', 'Epochs', 2)
+    seen, observer = [], Mock()
+    observer._update.side_effect = lambda card: seen.append(card.model is not None)
+    reconstructor.card.add_observer(observer)
+    folder = tmp_path / 'out'
+    folder.mkdir()
+
+    def train():
+        for _ in reconstructor.train(host_folder, folder):
+            loaded[0]._task_manager.run_foreground_tasks()
+
+    with pytest.raises(OutputError, match=r'Cannot write .*out.*No space left'):
+        train()
+    loaded[0]._task_manager.run_foreground_tasks()
+    assert seen[-1]  # the panel knows
+    written = [p.name for p in folder.iterdir()]
+    assert written == ([] if full == 'model.h5.zip' else ['model.h5.zip'])
+    assert ('not yet on the disk' in caplog.text) == (written == [])
+    reconstructor.save_model(tmp_path / 'elsewhere.h5.zip')
+    assert len(load_model(tmp_path / 'elsewhere.h5.zip').history) == 2
 
 
 TRAINING_FOLDERS = {
