@@ -229,6 +229,17 @@ def test_without_a_model_the_network_start_is_a_clear_error(loaded, caplog):
     assert 'There is no model' in caplog.text  # the status pane shows records alone
 
 
+def test_a_model_that_is_no_start_is_a_clear_error(reconstructor, parameters, loaded, trained):
+    """The default architecture works between the sweeps and makes no object of the patterns."""
+    assert reconstructor.is_model_loaded()
+    assert reconstructor.can_start()
+    set_value(loaded[0], 'Reconstruction', 'Start', 'network')
+    assert not reconstructor.can_start()
+    with pytest.raises(ConfigError, match=r'autoencoder.*architecture=unrolled.*another start'):
+        next(reconstructor.reconstruct(parameters))
+    assert children() == []
+
+
 def test_errors_reach_the_status_pane(loaded):
     core, product = loaded
     set_value(core, 'Reconstruction', 'Start', 'network')
