@@ -444,6 +444,19 @@ def test_the_childs_log_is_the_parents(reconstruction, caplog):
     assert 'Back end auto: taking' in caplog.text
 
 
+def test_a_fault_in_the_childs_log_comes_with_its_traceback(
+    reconstruction, toy_child, monkeypatch, caplog
+):
+    monkeypatch.setenv('TOY_TROUBLE', 'check')
+    with Run(reconstruction) as run:
+        assert sum(isinstance(e, Sweep) for e in run) == 5
+    (record,) = [r for r in caplog.records if 'Internal fault' in r.getMessage()]
+    assert (record.levelname, record.name) == ('ERROR', 'ptychopinn_plugin.worker.client')
+    text = record.getMessage()
+    assert all(part in text for part in ('check "failing"', 'in failing', 'ZeroDivisionError'))
+    assert len(text) < 9000
+
+
 @pytest.mark.skipif(os.name != 'posix', reason='modes')
 def test_the_data_of_a_run_are_private(reconstruction, toy_child):
     with Run(reconstruction) as run:
