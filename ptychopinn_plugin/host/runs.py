@@ -140,7 +140,8 @@ def reconstruction(
 def export(parameters: ReconstructInput, target: Path) -> int:
     """Write a scan for training; return the number of its patterns."""
     scan = scan_of_input(parameters)
-    files.save_scan(_for_export(scan), target)
+    # Ptychodus asks for it in its main thread: the window stands still until it is written.
+    files.save_scan(_for_export(scan), target, packed=False)
     return len(scan)
 
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import threading
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -610,6 +611,17 @@ def test_bad_pixels_are_filled_in_the_exported_file(reconstructor, parameters, t
         good = parameters.diffraction_patterns
         assert stored['diff3d'].max() <= good.max()
         np.testing.assert_array_equal(stored['diff3d'][:, ~bad], good[:, ~bad])
+
+
+def test_an_export_is_not_packed(reconstructor, parameters, tmp_path, small_scan):
+    """Packing takes half a minute per GB, and the window stands still; the command line packs."""
+    ours, packed = tmp_path / 'ours.npz', tmp_path / 'packed.npz'
+    reconstructor.export_training_data(ours, parameters)
+    save_scan(small_scan, packed)
+    for path, kind in ((ours, zipfile.ZIP_STORED), (packed, zipfile.ZIP_DEFLATED)):
+        with zipfile.ZipFile(path) as members:
+            assert {m.compress_type for m in members.infolist()} == {kind}
+    np.testing.assert_array_equal(load_scan(ours).counts, load_scan(packed).counts)
 
 
 def test_an_export_without_a_suffix_is_npz(reconstructor, parameters, tmp_path):
