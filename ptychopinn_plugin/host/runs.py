@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from ptychodus.api.product import LossValue
+from ptychodus.api.product import LossValue, Product
 from ptychodus.api.reconstruct import ReconstructInput, ReconstructOutput, TrainOutput
 
 from .. import files
@@ -28,6 +28,10 @@ logger = logging.getLogger(__name__)
 
 PROGRESS_PER_EPOCH = 100
 INPAINTED_AT_ONCE = 256  # patterns, in float64
+FULL = (
+    'The sweeps that wait for the script to take them fill 1 GiB: of those that follow it gets the '
+    'last one, and the losses of all'
+)
 MODEL_FILE, CURVE_FILE, CHECKPOINTS = 'model' + EXTENSION, 'training_loss.png', 'model.training'
 
 
@@ -107,10 +111,12 @@ def reconstruction(
 ) -> Iterator[ReconstructOutput]:
     """Yield the product of the start and of every sweep.
 
-    A window that cannot follow is spared the sweeps in between, never the last one.
+    A window that cannot follow is spared the sweeps in between, never the last one; so is a script
+    that takes nothing until the run ends, and whose memory they would fill.
     """
     losses: list[float] = []
     waiting: Sweep | None = None
+    told = False
 
     def output(sweep: Sweep) -> ReconstructOutput:
         product = product_of_sweep(
@@ -127,14 +133,22 @@ def reconstruction(
             elif isinstance(event, Sweep):
                 losses.append(event.loss)
                 waiting = event
-                if event.number in (0, event.total) or not link.is_behind():
+                if event.number in (0, event.total) or not (link.is_behind() or link.is_full()):
                     waiting = None
-                    yield output(event)
-                    link.sent()
+                    made = output(event)
+                    yield made
+                    link.sent(_size_bytes(made.product))
+                elif link.is_full() and not told:
+                    told = True
+                    logger.info(FULL)
     if waiting is not None:  # it was stopped
         yield output(waiting)
     if losses:
         logger.info('%d sweeps, error %.5f', len(losses) - 1, losses[-1])
+
+
+def _size_bytes(product: Product) -> int:
+    return product.object_.get_array().nbytes + product.probes.get_array().nbytes
 
 
 def export(parameters: ReconstructInput, target: Path) -> int:

@@ -34,6 +34,7 @@ from ptychopinn_plugin.errors import (
     WorkerError,
 )
 from ptychopinn_plugin.files import load_scan, save_scan
+from ptychopinn_plugin.host import link
 from ptychopinn_plugin.host.attachment import library_of
 from ptychopinn_plugin.scaling import flat_transmission, normalised_probe
 from ptychopinn_plugin.worker import client
@@ -136,6 +137,32 @@ def test_a_window_is_spared_what_it_cannot_show(reconstructor, parameters, loade
     outputs = list(reconstructor.reconstruct(parameters))
     assert [o.progress for o in outputs] == [0, 30]
     assert len(outputs[-1].product.losses) == 31
+
+
+def test_a_script_that_waits_is_spared_what_would_fill_its_memory(
+    reconstructor, parameters, loaded, monkeypatch, caplog
+):
+    """Until the run ends the host takes nothing: it would hold every sweep."""
+    core, product = loaded
+    set_value(core, 'Reconstruction', 'Sweeps', 10)
+    outputs = list(reconstructor.reconstruct(parameters))
+    assert [o.progress for o in outputs] == list(range(11))
+    core._task_manager.run_foreground_tasks()
+    caplog.set_level(logging.INFO)
+    size = outputs[0].product.object_.get_array().nbytes
+    monkeypatch.setattr(link, 'WAITING_BYTES', 4 * size)
+    outputs = list(reconstructor.reconstruct(parameters))
+    assert [o.progress for o in outputs] == [0, 1, 2, 3, 10]
+    assert len(outputs[-1].product.losses) == 11
+    assert caplog.text.count('wait for the script') == 1
+    core._task_manager.run_foreground_tasks()
+    taken = []
+    for output in reconstructor.reconstruct(parameters):
+        taken.append(output.progress)
+        core._task_manager.run_foreground_tasks()
+    assert taken == list(range(11))
+    out = product.reconstruct_local(algorithm=PINN, block=True).get_product()
+    assert len(out.losses) == 11
 
 
 def test_no_sweep_at_all_still_moves_the_bar(reconstructor, parameters, loaded):
