@@ -25,6 +25,7 @@ from toy_backend import displacement
 
 from ptychopinn_plugin import pipeline
 from ptychopinn_plugin.archive import load_model
+from ptychopinn_plugin.checks import check_scan
 from ptychopinn_plugin.config import ReconstructionConfig, RuntimeConfig
 from ptychopinn_plugin.errors import (
     ConfigError,
@@ -671,6 +672,16 @@ def test_findings_are_in_the_log_and_the_run_goes_on(loaded, reconstructor, para
     *_, last = reconstructor.reconstruct(wrong)
     assert last.product.losses
     assert 'exact copies' not in caplog.text
+
+
+def test_a_reconstruction_is_not_told_the_detectors_pixel(parameters, host_folder):
+    """The check of the lengths needs it: README and RE-7 send users to the files."""
+    assert load_scan_of(parameters).geometry.detector_pixel_size_m is None
+    from_files = load_scan(host_folder).geometry
+    assert from_files.detector_pixel_size_m
+    wrong = replace(from_files, photon_energy_eV=1.25 * from_files.photon_energy_eV)
+    (finding,) = check_scan(replace(load_scan(host_folder), geometry=wrong))
+    assert finding.check == 'lengths'
 
 
 def test_near_field_and_varying_probes_are_told(reconstructor, parameters, caplog):
