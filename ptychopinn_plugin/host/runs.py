@@ -18,7 +18,7 @@ from .. import files
 from ..errors import OutputError
 from ..result import Epoch, Sweep
 from ..scan import Array, Scan
-from ..worker import Event, ReconstructJob, Run, Saved, Started, Step, TrainJob
+from ..worker import Event, ReconstructJob, Run, Saved, Started, Step, StopRun, TrainJob
 from ..worker.protocol import CURVE, MODEL
 from .convert import product_of_sweep, scan_of_input
 from .link import HostLink
@@ -126,7 +126,11 @@ def reconstruction(
         # One yield alone is all of the work; the start of several is none of it.
         return ReconstructOutput(product, sweep.number if sweep.total else 1)
 
-    with Run(job, link.stopping) as run:
+    try:
+        run = Run(job, link.stopping)
+    except StopRun:
+        return
+    with run:
         for event in run:
             if isinstance(event, Started):
                 logger.info('Reconstructing with %s on %s', event.backend, event.device)

@@ -450,6 +450,13 @@ def test_stop_ends_a_reconstruction_between_sweeps(loaded, monkeypatch):
     assert children() == []
 
 
+def test_stop_while_the_scan_is_written_yields_nothing(reconstructor, parameters, loaded):
+    core, _ = loaded
+    core.processing_core.processing_api.task_monitor.stop_processing()
+    assert list(reconstructor.reconstruct(parameters)) == []
+    assert children() == []
+
+
 def test_leaving_the_host_during_a_training_does_not_hang(host_folder, tmp_path, monkeypatch):
     """The window is closed: the host joins its worker thread."""
     from ptychodus.model import ModelCore
