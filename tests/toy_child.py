@@ -8,6 +8,7 @@ parent  leaves a child that holds its outputs
 hang    never says anything
 chatty  floods both outputs
 error   raises what nobody foresaw
+check   has a check of scans that fails
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import toy_backend
 
+from ptychopinn_plugin import checks
 from ptychopinn_plugin.worker import child
 
 TROUBLE = os.environ.get('TOY_TROUBLE', '')
@@ -59,6 +61,12 @@ def trouble():
         raise ZeroDivisionError('a bug')
 
 
+def failing(sample):
+    raise ZeroDivisionError('a bug ' + 'x' * 20_000)
+
+
 if __name__ == '__main__':
     toy_backend.install(Troubled())
+    if TROUBLE == 'check':
+        checks.CHECKS = (failing,)
     child.main(Path(sys.argv[1]))

@@ -188,12 +188,15 @@ def load_npz(path: Path, *, diffraction: str = 'auto', probe_key: str | None = N
         )
 
 
-def save_npz(scan: Scan, path: Path) -> None:
-    """Write a scan as an NPZ training file, in counts, with ones for a missing `objectGuess`."""
+def save_npz(scan: Scan, path: Path, *, packed: bool = True) -> None:
+    """Write a scan as an NPZ training file, in counts, with ones for a missing `objectGuess`.
+
+    To pack it takes half a minute per GB, most of the time of writing.
+    """
     positions = scan.positions_px - np.asarray(scan.frame.origin_px)
     more: dict[str, Any] = {} if scan.true_object is None else {'true_object': scan.true_object}
     with atomic_path(path) as part, open(part, 'wb') as stream:
-        np.savez_compressed(
+        (np.savez_compressed if packed else np.savez)(
             stream,
             xcoords=positions[:, 1],
             ycoords=positions[:, 0],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptychodus.api.observer import Observable
 
-from ..config import UNROLLED
+from ..config import AUTOENCODER, UNROLLED
 
 if TYPE_CHECKING:
     from ..backends.base import Model
@@ -36,6 +36,10 @@ class ModelCard(Observable):
 
         model, facts = archive.load_model(path), archive.describe_model(path)
         self.model, self.facts, self.path, self.history = model, facts, path, model.history
+
+    def can_estimate(self) -> bool:
+        """Tell whether there is a model that makes an object of the patterns, for a start."""
+        return self.model is not None and self.model.config.architecture == AUTOENCODER
 
     def summary(self) -> str:
         """Return one line: architecture, mode, size, who wrote it, on what, when."""

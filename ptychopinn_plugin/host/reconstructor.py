@@ -19,7 +19,13 @@ from ptychodus.api.reconstruct import (
     TrainOutput,
 )
 
-from ..config import ModelConfig, ReconstructionConfig, RuntimeConfig, TrainingConfig
+from ..config import (
+    AUTOENCODER,
+    ModelConfig,
+    ReconstructionConfig,
+    RuntimeConfig,
+    TrainingConfig,
+)
 from ..errors import ConfigError, PluginError, explain, require
 from .link import HostLink
 from .model_card import EXTENSION, ModelCard
@@ -66,7 +72,7 @@ class NeuralReconstructor(TrainableReconstructor):
     def can_start(self) -> bool:
         """Tell whether `reconstruct` has what the settings ask for."""
         start = self._settings.parameter(ReconstructionConfig, 'start').get_value()
-        return self.is_model_loaded() or start != 'network'
+        return start != 'network' or self.card.can_estimate()
 
     def get_model_file_filter(self) -> str:
         """Return the filter of the host's file dialogs."""
@@ -88,7 +94,7 @@ class NeuralReconstructor(TrainableReconstructor):
         from ..archive import save_model
 
         with _told():
-            save_model(self._needed_model('to save'), file_path)
+            save_model(self._needed_model(), file_path)
         logger.info('Model saved to %s', file_path)
 
     def get_training_data_file_filter(self) -> str:
@@ -129,7 +135,8 @@ class NeuralReconstructor(TrainableReconstructor):
     def reconstruct(self, parameters: ReconstructInput) -> Iterator[ReconstructOutput]:
         """Yield the start (the network's estimate when there is a model), then every sweep.
 
-        Raises `ConfigError` when the settings ask for a network and no model is loaded.
+        Raises `ConfigError` when the settings ask for a network and no model that can be a start is
+        loaded.
         """
         from .runs import reconstruction
 
@@ -160,17 +167,29 @@ class NeuralReconstructor(TrainableReconstructor):
         config = self._settings.read(ReconstructionConfig)
         model = self.card.model
         if config.start == 'network':
-            model = self._needed_model('for the network start')
+            self._check_estimates()
         elif model is None and config.start == 'auto':
             logger.info('No model is loaded: the one that comes with the plug-in helps the sweeps')
         runtime = self._settings.read(RuntimeConfig)
         return ReconstructJob(scan_of_input(parameters), config, runtime, model)
 
-    def _needed_model(self, why: str) -> Model:
+    def _check_estimates(self) -> None:
+        model = self.card.model
+        require(
+            self.card.can_estimate(),
+            ConfigError,
+            'There is no model for the network start',
+            expected=f'a model of the architecture {AUTOENCODER}',
+            received='none' if model is None else f'architecture={model.config.architecture}',
+            cure=f'Load a model of the architecture {AUTOENCODER}, train one, or choose another '
+            'start',
+        )
+
+    def _needed_model(self) -> Model:
         require(
             self.card.model is not None,
             ConfigError,
-            f'There is no model {why}',
+            'There is no model to save',
             cure='Load a model file, or train one first',
         )
         assert self.card.model is not None

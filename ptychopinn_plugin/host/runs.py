@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from ptychodus.api.product import LossValue
+from ptychodus.api.product import LossValue, Product
 from ptychodus.api.reconstruct import ReconstructInput, ReconstructOutput, TrainOutput
 
 from .. import files
+from ..errors import OutputError
 from ..result import Epoch, Sweep
 from ..scan import Array, Scan
-from ..worker import Event, ReconstructJob, Run, Saved, Started, Step, TrainJob
+from ..worker import Event, ReconstructJob, Run, Saved, Started, Step, StopRun, TrainJob
 from ..worker.protocol import CURVE, MODEL
 from .convert import product_of_sweep, scan_of_input
 from .link import HostLink
@@ -27,6 +28,10 @@ logger = logging.getLogger(__name__)
 
 PROGRESS_PER_EPOCH = 100
 INPAINTED_AT_ONCE = 256  # patterns, in float64
+FULL = (
+    'The sweeps that wait for the script to take them fill 1 GiB: of those that follow it gets the '
+    'last one, and the losses of all'
+)
 MODEL_FILE, CURVE_FILE, CHECKPOINTS = 'model' + EXTENSION, 'training_loss.png', 'model.training'
 
 
@@ -71,18 +76,27 @@ class Training:
             self._card.history = tuple(self._history)
             self._link.in_foreground(self._card.notify_observers)
         elif isinstance(event, Saved):
-            target = self._output_path / MODEL_FILE
-            run.deliver(MODEL, target)
-            self._card.read(target)
-            self._saved = True
+            # Taken first: an output that cannot be written must not cost the model.
+            self._card.read(run.folder / MODEL)
             logger.info('Training %s. Model: %s', event.ended, self._card.summary())
+            self._deliver(run)
+
+    def _deliver(self, run: Run) -> None:
+        target = self._output_path / MODEL_FILE
+        self._card.path = None
+        try:
+            run.deliver(MODEL, target)
+        except OutputError:
+            logger.warning('The model is loaded and not yet on the disk: save it elsewhere')
+            raise
+        self._card.path, self._saved = target, True
 
     def _end(self, run: Run) -> None:
+        self._link.in_foreground(self._card.notify_observers)
         if self._saved and (run.folder / CURVE).exists():
             run.deliver(CURVE, self._output_path / CURVE_FILE)
         elif not self._history:
             logger.warning('The training ended before its first epoch had finished: no model')
-        self._link.in_foreground(self._card.notify_observers)
 
     def _output(self) -> TrainOutput:
         return TrainOutput(
@@ -97,10 +111,12 @@ def reconstruction(
 ) -> Iterator[ReconstructOutput]:
     """Yield the product of the start and of every sweep.
 
-    A window that cannot follow is spared the sweeps in between, never the last one.
+    A window that cannot follow is spared the sweeps in between, never the last one; so is a script
+    that takes nothing until the run ends, and whose memory they would fill.
     """
     losses: list[float] = []
     waiting: Sweep | None = None
+    told = False
 
     def output(sweep: Sweep) -> ReconstructOutput:
         product = product_of_sweep(
@@ -110,27 +126,40 @@ def reconstruction(
         # One yield alone is all of the work; the start of several is none of it.
         return ReconstructOutput(product, sweep.number if sweep.total else 1)
 
-    with Run(job, link.stopping) as run:
+    try:
+        run = Run(job, link.stopping)
+    except StopRun:
+        return
+    with run:
         for event in run:
             if isinstance(event, Started):
                 logger.info('Reconstructing with %s on %s', event.backend, event.device)
             elif isinstance(event, Sweep):
                 losses.append(event.loss)
                 waiting = event
-                if event.number in (0, event.total) or not link.is_behind():
+                if event.number in (0, event.total) or not (link.is_behind() or link.is_full()):
                     waiting = None
-                    yield output(event)
-                    link.sent()
+                    made = output(event)
+                    yield made
+                    link.sent(_size_bytes(made.product))
+                elif link.is_full() and not told:
+                    told = True
+                    logger.info(FULL)
     if waiting is not None:  # it was stopped
         yield output(waiting)
     if losses:
         logger.info('%d sweeps, error %.5f', len(losses) - 1, losses[-1])
 
 
+def _size_bytes(product: Product) -> int:
+    return product.object_.get_array().nbytes + product.probes.get_array().nbytes
+
+
 def export(parameters: ReconstructInput, target: Path) -> int:
     """Write a scan for training; return the number of its patterns."""
     scan = scan_of_input(parameters)
-    files.save_scan(_for_export(scan), target)
+    # Ptychodus asks for it in its main thread: the window stands still until it is written.
+    files.save_scan(_for_export(scan), target, packed=False)
     return len(scan)
 
 

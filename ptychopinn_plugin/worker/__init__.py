@@ -8,6 +8,6 @@ specs/ptychodus_api_spec.md.
 from __future__ import annotations
 
 from .client import Run
-from .protocol import Event, ReconstructJob, Saved, Started, Step, TrainJob
+from .protocol import Event, ReconstructJob, Saved, Started, Step, StopRun, TrainJob
 
-__all__ = ['Event', 'ReconstructJob', 'Run', 'Saved', 'Started', 'Step', 'TrainJob']
+__all__ = ['Event', 'ReconstructJob', 'Run', 'Saved', 'Started', 'Step', 'StopRun', 'TrainJob']

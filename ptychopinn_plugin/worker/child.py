@@ -31,6 +31,7 @@ from .protocol import Done, Event, Failed, Log, ReconstructJob, Saved, Started, 
 STEP_S = 0.1  # between two reports of progress
 # For the start before the framework is imported: beside that, it takes ten times as long.
 HEAD_START_S = 0.5
+TRACE_LETTERS = 8000  # of a traceback in the log; an error can have a message of any length
 
 
 class Channel:
@@ -75,7 +76,15 @@ class _Records(logging.Handler):
         self._send = send
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._send(Log(record.levelno, record.getMessage()))
+        text = record.getMessage()
+        if record.exc_info:
+            text += '\n' + _cut(logging.Formatter().formatException(record.exc_info))
+        self._send(Log(record.levelno, text))
+
+
+def _cut(trace: str) -> str:
+    half = TRACE_LETTERS // 2
+    return trace if len(trace) <= 2 * half else f'{trace[:half]}\n...\n{trace[-half:]}'
 
 
 def main(folder: Path) -> None:

@@ -21,7 +21,7 @@ from ..atomic import atomic_path
 from ..errors import LOWER, OutputError, PluginError, TrainingError, WorkerError, explain
 from ..result import Epoch
 from . import protocol
-from .protocol import Done, Event, Failed, Job, Log, Stopping, TrainJob
+from .protocol import Done, Event, Failed, Job, Log, Stopping, TrainJob, never
 
 logger = logging.getLogger(__name__)
 
@@ -39,16 +39,12 @@ TAIL_LINES = 20
 WANT_OF_MEMORY = {signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT} if os.name == 'posix' else set()
 
 
-def never() -> bool:
-    """Stop never."""
-    return False
-
-
 class Run:
     """A job in a child process: iterate over its events; `stop` or `close` ends it.
 
-    `stopping` is asked several times a second while an event is waited for. Use as a context
-    manager: leaving it leaves no process, thread or file behind.
+    `stopping` is asked several times a second while an event is waited for, and while the job is
+    written: then there is no child, and `StopRun` is raised. Use as a context manager: leaving it
+    leaves no process, thread or file behind.
     """
 
     def __init__(self, job: Job, stopping: Callable[[], bool] = never) -> None:
@@ -58,7 +54,7 @@ class Run:
         self._stopped = self._heard = self._killed = self._keeps = False
         self.folder = _job_folder()
         try:
-            _write(job, self.folder)
+            _write(job, self.folder, stopping)
             self._process = _spawn(self.folder)
         except BaseException:
             self._remove()
@@ -230,9 +226,9 @@ def _job_folder() -> Path:
         raise _no_room(error) from error
 
 
-def _write(job: Job, folder: Path) -> None:
+def _write(job: Job, folder: Path, stopping: Callable[[], bool]) -> None:
     try:
-        protocol.write_job(job, folder)
+        protocol.write_job(job, folder, stopping)
     except OSError as error:
         raise _no_room(error) from error
 

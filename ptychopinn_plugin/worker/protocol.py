@@ -13,7 +13,7 @@ import json
 import math
 import os
 import tokenize
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,11 @@ STOP = b'stop\n'
 UNREAD_SWEEPS = 8
 OPTIONAL = ('object_guess', 'true_object')
 ARRAYS = ('counts', 'positions_px', 'probe', 'bad_pixels', 'scan_index')
+
+
+def never() -> bool:
+    """Stop never."""
+    return False
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,8 +135,12 @@ DAMAGE = (
 )  # fmt: skip
 
 
-def write_job(job: Job, folder: Path) -> None:
-    """Write a job where a child finds it."""
+class StopRun(Exception):
+    """The stop came while the job was written."""
+
+
+def write_job(job: Job, folder: Path, stopping: Callable[[], bool] = never) -> None:
+    """Write a job where a child finds it; raises `StopRun` when the stop comes meanwhile."""
     facts: dict[str, Any] = {'kind': type(job).__name__, 'runtime': to_dict(job.runtime)}
     if isinstance(job, TrainJob):
         facts.update(
@@ -142,7 +151,8 @@ def write_job(job: Job, folder: Path) -> None:
             checkpoints=os.path.abspath(job.checkpoints),
         )
     else:
-        facts.update(reconstruction=to_dict(job.reconstruction), scan=_write_scan(job.scan, folder))
+        scan = _write_scan(job.scan, folder, stopping)
+        facts.update(reconstruction=to_dict(job.reconstruction), scan=scan)
         if job.model is not None:
             archive.save_model(job.model, folder / MODEL)
     (folder / JOB).write_text(json.dumps(facts))
@@ -203,8 +213,23 @@ def _load(file: Path, *, on_disk: bool = False) -> Array:
     return array
 
 
-def _write_scan(scan: Scan, folder: Path) -> dict[str, Any]:
-    arrays = {key: getattr(scan, key) for key in (*ARRAYS, *OPTIONAL)}
+def _save(file: Path, array: Array, stopping: Callable[[], bool]) -> None:
+    """Write an array as NPY, as `np.save` does, in blocks: the counts of a scan take a while."""
+    header = {
+        'descr': npy.dtype_to_descr(array.dtype), 'fortran_order': False, 'shape': array.shape,
+    }  # fmt: skip
+    with file.open('wb') as stream:
+        npy.write_array_header_1_0(stream, header)
+        for rows in mapped.blocks(array):
+            if stopping():
+                raise StopRun
+            block = mapped.batch(array, slice(int(rows[0]), int(rows[-1]) + 1))
+            stream.write(np.ascontiguousarray(block).data)
+
+
+def _write_scan(scan: Scan, folder: Path, stopping: Callable[[], bool]) -> dict[str, Any]:
+    _save(folder / 'counts.npy', scan.counts, stopping)
+    arrays = {key: getattr(scan, key) for key in (*ARRAYS[1:], *OPTIONAL)}
     for key, array in arrays.items():
         if array is not None:
             np.save(folder / f'{key}.npy', array, allow_pickle=False)

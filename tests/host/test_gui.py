@@ -29,7 +29,7 @@ from ptychopinn_plugin.result import Epoch
 from . import window as gui  # it chooses Qt's platform before Qt is imported
 from .window import PINN, SUPERVISED, Window, pick
 
-from PyQt5.QtCore import QPoint, Qt  # isort: skip
+from PyQt5.QtCore import QLocale, QPoint, Qt  # isort: skip
 from PyQt5.QtGui import QImage  # isort: skip
 from PyQt5.QtTest import QTest  # isort: skip
 from PyQt5.QtWidgets import QCheckBox, QComboBox, QLabel, QLineEdit, QSpinBox, QToolButton, QWidget  # isort: skip
@@ -316,6 +316,52 @@ def type_in(edit, text):
     edit.selectAll()
     QTest.keyClicks(edit, text)
     QTest.keyClick(edit, Qt.Key.Key_Return)
+
+
+@pytest.fixture
+def language(request):
+    """Let the desktop speak another language."""
+    before = QLocale()
+    QLocale.setDefault(QLocale(request.param))
+    yield
+    QLocale.setDefault(before)
+
+
+@pytest.mark.parametrize(
+    ('language', 'typed', 'value'),
+    [
+        ('en_US', '0.002', 0.002),
+        ('en_US', '0,002', 0.002),
+        ('de_DE', '0,002', 0.002),
+        ('de_DE', '0.002', 0.002),
+        ('de_DE', '2e-4', 0.0002),
+        ('fr_FR', '0,002', 0.002),
+        ('fr_FR', '0.002', 0.002),
+        ('ar_EG', '0.002', 0.002),
+    ],
+    indirect=['language'],
+)
+def test_decimal_numbers_in_other_languages(language, window, typed, value):
+    """What the host's own line takes there aborts Ptychodus, or is another number."""
+    rate = window.editor('TrainingConfig.learning_rate').findChild(QLineEdit)
+    assert rate.hasAcceptableInput()
+    type_in(rate, typed)
+    assert parameter(window, 'TrainingConfig.learning_rate').get_value() == value
+    assert float(rate.text()) == value
+
+
+@pytest.mark.parametrize('language', ['en_US', 'de_DE', 'fr_FR', 'ar_EG'], indirect=True)
+def test_whole_numbers_in_other_languages(language, window):
+    for name in ('TrainingConfig.patience', 'TrainingConfig.seed'):
+        editor = window.editor(name)
+        editor.setValue(12345)
+        line = editor.findChild(QLineEdit)
+        shown = line.text()
+        type_in(line, '7')
+        assert parameter(window, name).get_value() == 7
+        line.setText(shown)
+        QTest.keyClick(line, Qt.Key.Key_Return)
+        assert parameter(window, name).get_value() == 12345
 
 
 def test_settings_are_saved_and_come_back(window, tmp_path):

@@ -9,8 +9,10 @@ import shutil
 import signal
 import threading
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import psutil
@@ -23,6 +25,7 @@ from toy_backend import displacement
 
 from ptychopinn_plugin import pipeline
 from ptychopinn_plugin.archive import load_model
+from ptychopinn_plugin.checks import check_scan
 from ptychopinn_plugin.config import ReconstructionConfig, RuntimeConfig
 from ptychopinn_plugin.errors import (
     ConfigError,
@@ -32,6 +35,7 @@ from ptychopinn_plugin.errors import (
     WorkerError,
 )
 from ptychopinn_plugin.files import load_scan, save_scan
+from ptychopinn_plugin.host import link
 from ptychopinn_plugin.host.attachment import library_of
 from ptychopinn_plugin.scaling import flat_transmission, normalised_probe
 from ptychopinn_plugin.worker import client
@@ -136,6 +140,32 @@ def test_a_window_is_spared_what_it_cannot_show(reconstructor, parameters, loade
     assert len(outputs[-1].product.losses) == 31
 
 
+def test_a_script_that_waits_is_spared_what_would_fill_its_memory(
+    reconstructor, parameters, loaded, monkeypatch, caplog
+):
+    """Until the run ends the host takes nothing: it would hold every sweep."""
+    core, product = loaded
+    set_value(core, 'Reconstruction', 'Sweeps', 10)
+    outputs = list(reconstructor.reconstruct(parameters))
+    assert [o.progress for o in outputs] == list(range(11))
+    core._task_manager.run_foreground_tasks()
+    caplog.set_level(logging.INFO)
+    size = outputs[0].product.object_.get_array().nbytes
+    monkeypatch.setattr(link, 'WAITING_BYTES', 4 * size)
+    outputs = list(reconstructor.reconstruct(parameters))
+    assert [o.progress for o in outputs] == [0, 1, 2, 3, 10]
+    assert len(outputs[-1].product.losses) == 11
+    assert caplog.text.count('wait for the script') == 1
+    core._task_manager.run_foreground_tasks()
+    taken = []
+    for output in reconstructor.reconstruct(parameters):
+        taken.append(output.progress)
+        core._task_manager.run_foreground_tasks()
+    assert taken == list(range(11))
+    out = product.reconstruct_local(algorithm=PINN, block=True).get_product()
+    assert len(out.losses) == 11
+
+
 def test_no_sweep_at_all_still_moves_the_bar(reconstructor, parameters, loaded):
     set_value(loaded[0], 'Reconstruction', 'Sweeps', 0)
     assert reconstructor.get_progress_goal() == 1
@@ -226,6 +256,17 @@ def test_without_a_model_the_network_start_is_a_clear_error(loaded, caplog):
     with pytest.raises(ConfigError, match=r'no model for the network start.*Load a model'):
         product.reconstruct_local(algorithm=PINN, block=True)
     assert 'There is no model' in caplog.text  # the status pane shows records alone
+
+
+def test_a_model_that_is_no_start_is_a_clear_error(reconstructor, parameters, loaded, trained):
+    """The default architecture works between the sweeps and makes no object of the patterns."""
+    assert reconstructor.is_model_loaded()
+    assert reconstructor.can_start()
+    set_value(loaded[0], 'Reconstruction', 'Start', 'network')
+    assert not reconstructor.can_start()
+    with pytest.raises(ConfigError, match=r'autoencoder.*architecture=unrolled.*another start'):
+        next(reconstructor.reconstruct(parameters))
+    assert children() == []
 
 
 def test_errors_reach_the_status_pane(loaded):
@@ -409,6 +450,13 @@ def test_stop_ends_a_reconstruction_between_sweeps(loaded, monkeypatch):
     assert children() == []
 
 
+def test_stop_while_the_scan_is_written_yields_nothing(reconstructor, parameters, loaded):
+    core, _ = loaded
+    core.processing_core.processing_api.task_monitor.stop_processing()
+    assert list(reconstructor.reconstruct(parameters)) == []
+    assert children() == []
+
+
 def test_leaving_the_host_during_a_training_does_not_hang(host_folder, tmp_path, monkeypatch):
     """The window is closed: the host joins its worker thread."""
     from ptychodus.model import ModelCore
@@ -477,6 +525,39 @@ def test_an_output_folder_that_cannot_be_written_is_refused_at_once(loaded, host
             host_folder, tmp_path / 'nowhere', algorithm=PINN, block=True
         )
     assert_within(3, begun)
+
+
+@pytest.mark.parametrize('full', ['model.h5.zip', 'loss.png'])
+def test_a_disk_that_is_full_at_the_end_does_not_cost_the_model(
+    loaded, reconstructor, host_folder, tmp_path, monkeypatch, caplog, full
+):
+    def copy(source, target):
+        if Path(source).name == full:
+            raise OSError(28, 'No space left on device')
+        return original(source, target)
+
+    original = shutil.copyfile
+    monkeypatch.setattr(client.shutil, 'copyfile', copy)
+    set_value(loaded[0], 'Training', 'Epochs', 2)
+    seen, observer = [], Mock()
+    observer._update.side_effect = lambda card: seen.append(card.model is not None)
+    reconstructor.card.add_observer(observer)
+    folder = tmp_path / 'out'
+    folder.mkdir()
+
+    def train():
+        for _ in reconstructor.train(host_folder, folder):
+            loaded[0]._task_manager.run_foreground_tasks()
+
+    with pytest.raises(OutputError, match=r'Cannot write .*out.*No space left'):
+        train()
+    loaded[0]._task_manager.run_foreground_tasks()
+    assert seen[-1]  # the panel knows
+    written = [p.name for p in folder.iterdir()]
+    assert written == ([] if full == 'model.h5.zip' else ['model.h5.zip'])
+    assert ('not yet on the disk' in caplog.text) == (written == [])
+    reconstructor.save_model(tmp_path / 'elsewhere.h5.zip')
+    assert len(load_model(tmp_path / 'elsewhere.h5.zip').history) == 2
 
 
 TRAINING_FOLDERS = {
@@ -567,6 +648,17 @@ def test_bad_pixels_are_filled_in_the_exported_file(reconstructor, parameters, t
         np.testing.assert_array_equal(stored['diff3d'][:, ~bad], good[:, ~bad])
 
 
+def test_an_export_is_not_packed(reconstructor, parameters, tmp_path, small_scan):
+    """Packing takes half a minute per GB, and the window stands still; the command line packs."""
+    ours, packed = tmp_path / 'ours.npz', tmp_path / 'packed.npz'
+    reconstructor.export_training_data(ours, parameters)
+    save_scan(small_scan, packed)
+    for path, kind in ((ours, zipfile.ZIP_STORED), (packed, zipfile.ZIP_DEFLATED)):
+        with zipfile.ZipFile(path) as members:
+            assert {m.compress_type for m in members.infolist()} == {kind}
+    np.testing.assert_array_equal(load_scan(ours).counts, load_scan(packed).counts)
+
+
 def test_an_export_without_a_suffix_is_npz(reconstructor, parameters, tmp_path):
     reconstructor.export_training_data(tmp_path / 'scan', parameters)
     assert (tmp_path / 'scan.npz').exists()
@@ -587,6 +679,16 @@ def test_findings_are_in_the_log_and_the_run_goes_on(loaded, reconstructor, para
     *_, last = reconstructor.reconstruct(wrong)
     assert last.product.losses
     assert 'exact copies' not in caplog.text
+
+
+def test_a_reconstruction_is_not_told_the_detectors_pixel(parameters, host_folder):
+    """The check of the lengths needs it: README and RE-7 send users to the files."""
+    assert load_scan_of(parameters).geometry.detector_pixel_size_m is None
+    from_files = load_scan(host_folder).geometry
+    assert from_files.detector_pixel_size_m
+    wrong = replace(from_files, photon_energy_eV=1.25 * from_files.photon_energy_eV)
+    (finding,) = check_scan(replace(load_scan(host_folder), geometry=wrong))
+    assert finding.check == 'lengths'
 
 
 def test_near_field_and_varying_probes_are_told(reconstructor, parameters, caplog):

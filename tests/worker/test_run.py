@@ -19,7 +19,7 @@ import psutil
 import pytest
 from stopwatch import assert_within
 
-from ptychopinn_plugin import pipeline
+from ptychopinn_plugin import mapped, pipeline
 from ptychopinn_plugin.archive import load_model
 from ptychopinn_plugin.backends import registry
 from ptychopinn_plugin.config import (
@@ -40,7 +40,16 @@ from ptychopinn_plugin.errors import (
 from ptychopinn_plugin.files import save_scan
 from ptychopinn_plugin.mapped import place_of
 from ptychopinn_plugin.result import Epoch, Sweep
-from ptychopinn_plugin.worker import ReconstructJob, Run, Saved, Started, TrainJob, client
+from ptychopinn_plugin.worker import (
+    ReconstructJob,
+    Run,
+    Saved,
+    Started,
+    StopRun,
+    TrainJob,
+    client,
+    protocol,
+)
 from ptychopinn_plugin.worker.protocol import MODEL, Decoder
 
 TESTS = Path(__file__).parents[1]
@@ -267,6 +276,33 @@ def test_stop_ends_a_reconstruction_at_once_and_without_an_error(
     assert [e.number for e in seen if isinstance(e, Sweep)] == [0]
 
 
+def test_stop_ends_the_writing_of_a_large_scan(reconstruction, toy_child, monkeypatch, tmp_path):
+    """No child is started then, and `nothing_is_left`."""
+    monkeypatch.setattr(client, '_spawn', lambda folder: pytest.fail('a child was started'))
+    monkeypatch.setattr(mapped, 'BLOCK_BYTES', reconstruction.scan.counts.nbytes // 8)
+    written = []
+
+    def stopping():
+        (file,) = (tmp_path / 'temporary').glob('*/counts.npy')
+        written.append(file.stat().st_size)
+        return len(written) == 4
+
+    with pytest.raises(StopRun):
+        Run(reconstruction, stopping)
+    assert len(written) == 4
+    assert written[-1] < reconstruction.scan.counts.nbytes / 2
+
+
+@pytest.mark.parametrize('order', ['C', 'F'])
+@pytest.mark.parametrize('dtype', ['u1', '>u2', 'u4', 'f4', 'f8'])
+def test_counts_are_written_in_blocks_as_by_numpy(small_scan, monkeypatch, tmp_path, dtype, order):
+    monkeypatch.setattr(mapped, 'BLOCK_BYTES', 7 * 32 * 32)
+    counts = np.array(small_scan.counts % 200, dtype, order=order)
+    protocol._save(tmp_path / 'blocks.npy', counts, protocol.never)
+    np.save(tmp_path / 'whole.npy', np.ascontiguousarray(counts))
+    assert (tmp_path / 'blocks.npy').read_bytes() == (tmp_path / 'whole.npy').read_bytes()
+
+
 def test_stop_ends_a_hanging_child(reconstruction, toy_child, monkeypatch):
     monkeypatch.setenv('TOY_TROUBLE', 'hang')
     begun = time.monotonic()
@@ -442,6 +478,19 @@ def test_the_childs_log_is_the_parents(reconstruction, caplog):
     with caplog.at_level(logging.INFO), Run(reconstruction) as run:
         next(iter(run))
     assert 'Back end auto: taking' in caplog.text
+
+
+def test_a_fault_in_the_childs_log_comes_with_its_traceback(
+    reconstruction, toy_child, monkeypatch, caplog
+):
+    monkeypatch.setenv('TOY_TROUBLE', 'check')
+    with Run(reconstruction) as run:
+        assert sum(isinstance(e, Sweep) for e in run) == 5
+    (record,) = [r for r in caplog.records if 'Internal fault' in r.getMessage()]
+    assert (record.levelname, record.name) == ('ERROR', 'ptychopinn_plugin.worker.client')
+    text = record.getMessage()
+    assert all(part in text for part in ('check "failing"', 'in failing', 'ZeroDivisionError'))
+    assert len(text) < 9000
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='modes')

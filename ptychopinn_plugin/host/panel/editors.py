@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import Field
 from typing import Any
@@ -16,7 +17,9 @@ from ptychodus.controller.parameters import (
     ParameterViewController,
     SpinBoxParameterViewController,
 )
-from PyQt5.QtWidgets import QComboBox
+from PyQt5.QtCore import QLocale
+from PyQt5.QtGui import QDoubleValidator, QValidator
+from PyQt5.QtWidgets import QComboBox, QLineEdit
 
 from ...config import Setting
 
@@ -60,6 +63,34 @@ class ChoiceViewController(ParameterViewController, Observer):
             self._show_value()
 
 
+class DecimalValidator(QDoubleValidator):
+    """Takes numbers as Python writes them, whatever the desktop's language.
+
+    The host's own asks for the language's form, which the host cannot read. A decimal comma becomes
+    a point as it is typed.
+    """
+
+    def __init__(self, bottom: float, parent: QLineEdit) -> None:
+        super().__init__(parent)
+        locale = QLocale.c()
+        locale.setNumberOptions(QLocale.NumberOption.RejectGroupSeparator)
+        self.setLocale(locale)
+        self.setBottom(bottom)
+
+    def validate(self, a0: str | None, a1: int) -> tuple[QValidator.State, str, int]:
+        """Return the state of a text, the text, and the place of the cursor."""
+        return super().validate((a0 or '').replace(',', '.'), a1)
+
+
+class DecimalViewController(DecimalLineEditParameterViewController):
+    """The host's line for a decimal number, in every language."""
+
+    def __init__(self, parameter: Any, *, is_signed: bool, tool_tip: str) -> None:
+        super().__init__(parameter, is_signed=is_signed, tool_tip=tool_tip)
+        for line in self.get_widget().findChildren(QLineEdit):
+            line.setValidator(DecimalValidator(-math.inf if is_signed else 0.0, line))
+
+
 def editor_of(parameter: Any, field: Field[Any], setting: Setting) -> ParameterViewController:
     """Return the editor of a setting; a check box carries its label itself."""
     tip, value = tool_tip(setting), field.default
@@ -73,7 +104,7 @@ def editor_of(parameter: Any, field: Field[Any], setting: Setting) -> ParameterV
         return SpinBoxParameterViewController(parameter, tool_tip=tip)
     if isinstance(value, float):
         signed = setting.low is None or setting.low < 0
-        return DecimalLineEditParameterViewController(parameter, is_signed=signed, tool_tip=tip)
+        return DecimalViewController(parameter, is_signed=signed, tool_tip=tip)
     return LineEditParameterViewController(parameter, tool_tip=tip)
 
 
