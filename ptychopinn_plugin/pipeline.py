@@ -161,23 +161,7 @@ def reconstruct(
         on_interrupt(last)
         uncertainty = False
         error, pattern = predict()
-    example = len(scan) // 2
-    result = Reconstruction(
-        image=last.image,
-        probe=last.probe,
-        losses=tuple(losses),
-        fourier_error=error,
-        start_fourier_error=start.loss,
-        estimate=start.image,
-        backend=backend.name,
-        start=start.start,
-        positions_px=last.positions_px,
-        intensities=last.intensities,
-        background=scan.background,
-        example=example,
-        measured=np.where(scan.bad_pixels, 0, scan.counts[example]).astype(np.float32),
-        predicted=pattern(example),
-    )
+    result = _explained(scan, start, last, losses, backend.name, error, pattern)
     clock.lap('evaluate')
     try:
         if uncertainty:
@@ -193,6 +177,35 @@ def reconstruct(
     return replace(result, seconds=clock.seconds())
 
 
+def _explained(
+    scan: Scan,
+    start: Sweep,
+    last: Sweep,
+    losses: Sequence[float],
+    backend: str,
+    error: float,
+    pattern: Callable[[int], Float],
+) -> Reconstruction:
+    """Return the result, whose fourier_error and predicted patterns are known."""
+    example = len(scan) // 2
+    return Reconstruction(
+        image=last.image,
+        probe=last.probe,
+        losses=tuple(losses),
+        fourier_error=error,
+        start_fourier_error=start.loss,
+        estimate=start.image,
+        backend=backend,
+        start=start.start,
+        positions_px=last.positions_px,
+        intensities=last.intensities,
+        background=scan.background,
+        example=example,
+        measured=np.where(scan.bad_pixels, 0, scan.counts[example]).astype(np.float32),
+        predicted=pattern(example),
+    )
+
+
 def _with_uncertainty(
     result: Reconstruction,
     scan: Scan,
@@ -205,10 +218,11 @@ def _with_uncertainty(
 ) -> Reconstruction:
     """Return the result, whose predicted counts `pattern` gives, with sigma and half-scan FRC."""
     again = partial(_last, model=model, backend=backend, runtime=runtime)
-    repeat = _repeated(scan, pattern, reconstruction, 1)
+    rngs = [np.random.default_rng([reconstruction.seed, 13, k]) for k in (1, 2)]
+    repeat = repeated(scan, pattern, rngs[0])
     once = again(repeat, reconstruction=reconstruction)
     expected, pattern = backend.predict(repeat, once.image, once.probe, runtime, once.intensities)
-    twice = again(_repeated(scan, pattern, reconstruction, 2), reconstruction=reconstruction)
+    twice = again(repeated(scan, pattern, rngs[1]), reconstruction=reconstruction)
     longer = replace(reconstruction, sweeps=min(2 * reconstruction.sweeps, MOST_SWEEPS))
     further = again(scan, reconstruction=longer)
     misfit = result.fourier_error / max(expected, 1e-12)
@@ -235,12 +249,6 @@ def _last(
     steps = iterate(scan, model, backend=backend, reconstruction=reconstruction, runtime=runtime)
     with unheard():
         return deque(steps, maxlen=1)[0]
-
-
-def _repeated(
-    scan: Scan, pattern: Callable[[int], Float], config: ReconstructionConfig, number: int
-) -> Scan:
-    return repeated(scan, pattern, np.random.default_rng([config.seed, 13, number]))
 
 
 def iterate(

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..atomic import atomic_path
 from ..config import ModelConfig, TrainingConfig
-from ..errors import BackendUnavailableError, ConfigError, OutputError, explain
+from ..errors import BackendUnavailableError, ConfigError, OutputError, TrainingError, explain
 from ..result import Epoch
 
 logger = logging.getLogger(__name__)
@@ -81,6 +81,19 @@ def training_folder(folder: Path, model: ModelConfig, training: TrainingConfig) 
         with atomic_path(folder / SETTINGS) as part:
             part.write_text(json.dumps(_settings(model, training), indent=1))
         yield
+
+
+def ended_by(reason: Exception, best: Path) -> str:
+    """Return why a training ended before its time. Raises `TrainingError` where there is no best
+    checkpoint.
+    """
+    if not best.is_file():
+        raise TrainingError(
+            f'{str(reason) or "Stopped"} (before the first epoch had finished)'
+        ) from reason
+    ended = str(reason) or 'stopped'
+    logger.warning('%s; the best model so far is kept', ended)
+    return ended
 
 
 def log_epochs(folder: Path, history: Sequence[Epoch]) -> None:

@@ -29,6 +29,7 @@ from ..training_folder import (
     RESUME_FILES,
     check_logger,
     check_resumable,
+    ended_by,
     log_epochs,
     training_folder,
 )
@@ -181,12 +182,7 @@ def train(
             with writing_into(folder):
                 ended = trainer.run(train_set, validation_set)
         except (StopTraining, TrainingError, OutputError) as reason:
-            if not (folder / BEST).is_file():
-                raise TrainingError(
-                    f'{str(reason) or "Stopped"} (before the first epoch had finished)'
-                ) from reason
-            ended = str(reason) or 'stopped'
-            log.warning('%s; the best model so far is kept', ended)
+            ended = ended_by(reason, folder / BEST)
         return _best(trainer, model, training, scans, ended)
 
 

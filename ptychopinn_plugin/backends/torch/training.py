@@ -38,6 +38,7 @@ from ..training_folder import (
     RESUME_FILES,
     check_logger,
     check_resumable,
+    ended_by,
     log_epochs,
     training_folder,
 )
@@ -206,12 +207,7 @@ def train(
             done = len(reporter.history) >= training.epochs
             ended = 'finished' if done else 'no longer improving'
         except (StopTraining, TrainingError, OutputError) as reason:
-            if not (folder / BEST).is_file():
-                raise TrainingError(
-                    f'{str(reason) or "Stopped"} (before the first epoch had finished)'
-                ) from reason
-            ended = str(reason) or 'stopped'
-            log.warning('%s; the best model so far is kept', ended)
+            ended = ended_by(reason, folder / BEST)
         return _best(folder, model, training, reporter, scans, ended)
 
 
