@@ -6,7 +6,6 @@ all and read without pickle.
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Sequence
@@ -37,8 +36,6 @@ from .refine import refine
 from .schedule import Rate
 from .step import CanvasModule, NetworkModule, PatchModule
 from .weights import export_weights, import_weights
-
-log = logging.getLogger(__name__)
 
 AnyBatches = Batches | canvas_training.Batches | canvas_training.Held
 LAST, BEST = RESUME_FILES['tensorflow'], 'best.npz'

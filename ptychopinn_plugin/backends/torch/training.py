@@ -48,7 +48,6 @@ from .module import NetworkModule, PatchModule
 from .refine import refine
 from .weights import export_weights, import_weights
 
-log = logging.getLogger(__name__)
 logging.getLogger('lightning.pytorch').setLevel(
     logging.WARNING
 )  # which devices are there, tips, adverts
