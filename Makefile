@@ -24,7 +24,7 @@ AUDIT_VENV := .venv-audit
 # `make fuzz FUZZ='npz --inputs 1000'`; all of it, 100 000 inputs per reader, takes about an hour.
 FUZZ ?=
 
-.PHONY: venv demo test test-other lint fuzz audit bench bench-parity bench-limits bench-peers screenshots qt-libraries clean
+.PHONY: venv demo test test-other lint fuzz audit bench bench-parity bench-limits bench-peers bench-shared screenshots qt-libraries clean
 venv: $(STAMP)
 
 $(STAMP): $(SOURCES)
@@ -98,6 +98,9 @@ bench-limits: $(STAMP)
 bench-peers: $(STAMP)
 	$(MAKE) $(PEERS_STAMP) || echo 'pty-chi did not install'
 	$(BIN)/python benchmarks/peers.py $(PEERS)
+
+bench-shared: $(STAMP) $(PEERS_STAMP)
+	$(BIN)/python benchmarks/shared_scans.py
 
 screenshots: $(STAMP)
 	$(BIN)/python docs/make_screenshots.py
