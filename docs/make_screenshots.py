@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 EPOCHS, SWEEPS = 16, 20
-SIZE = (1500, 1370)  # so high that the whole panel is seen
+SIZE = (1500, 1470)  # so high that the whole panel is seen
 PICTURE_SIZE = (1500, 960)
 LIMIT_S = 900.0
 

@@ -106,4 +106,5 @@ def draw_losses(axes: Any, history: Sequence[Epoch]) -> None:
     axes.grid(True, alpha=0.4)
     if axes.lines:
         scale_losses(axes, 5, 3)
-        axes.legend(frameon=False)
+        # Above the curves: there is no room beside them.
+        axes.legend(frameon=False, ncols=2, loc='lower right', bbox_to_anchor=(1, 1))
