@@ -30,6 +30,7 @@ class Setting:
     advanced: bool = False
     flag: str | None = None  # command line flag when it is not the field's name
     architecture: str = ''  # the only one for which it has an effect
+    mode: str = ''  # likewise
 
 
 def setting(default: Any, label: str, help: str, **more: Any) -> Any:
@@ -152,7 +153,7 @@ class TrainingConfig:
         'poisson', 'Loss',
         'Only for the autoencoder in pinn mode: likelihood of the counts, or mean square error of '
         'the amplitudes.',
-        choices=('poisson', 'amplitude'), advanced=True, architecture=AUTOENCODER,
+        choices=('poisson', 'amplitude'), advanced=True, architecture=AUTOENCODER, mode='pinn',
     )  # fmt: skip
     validation_fraction: float = setting(
         0.1, 'Validation fraction', 'Share of patterns held out when there is no validation scan.',
@@ -274,14 +275,15 @@ class RuntimeConfig:
 
 
 def without_effect(model: ModelConfig, training: TrainingConfig) -> str:
-    """Return the settings, given other than by default, that are not for the model's architecture:
-    'name=value, ...', empty when there are none.
+    """Return the settings, given other than by default, that are not for the model's architecture
+    or mode: 'name=value, ...', empty when there are none.
     """
     return ', '.join(
         f'{f.name}={getattr(config, f.name)}'
         for config in (model, training)
         for f, s in declared(type(config))
-        if s.architecture not in ('', model.architecture) and getattr(config, f.name) != f.default
+        if (s.architecture not in ('', model.architecture) or s.mode not in ('', model.mode))
+        and getattr(config, f.name) != f.default
     )
 
 

@@ -74,7 +74,7 @@ def train(
     model, training = model or ModelConfig(), training or TrainingConfig()
     require(len(scans) > 0, DataError, 'There is no scan to train on')
     if ignored := without_effect(model, training):
-        logger.warning('Without effect on the architecture %s: %s', model.architecture, ignored)
+        logger.warning('Without effect (%s, %s): %s', model.architecture, model.mode, ignored)
     if model.architecture != UNROLLED:  # which takes any size
         model = _sized(model, [*scans, *validation])
     elif not training.from_scratch:

@@ -66,6 +66,8 @@ def test_settings_without_effect_are_those_given_for_another_architecture():
     training = TrainingConfig(epochs=3, loss='amplitude')
     found = without_effect(ModelConfig(**given), training)
     assert found == 'gridsize=2, n_filters_scale=1, probe_big=False, loss=amplitude'
+    assert without_effect(ModelConfig('autoencoder', **given), training) == 'loss=amplitude'
+    given['mode'] = 'pinn'
     assert without_effect(ModelConfig('autoencoder', **given), training) == ''
     assert without_effect(ModelConfig(), TrainingConfig(epochs=3, seed=1)) == ''
 
