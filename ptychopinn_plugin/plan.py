@@ -20,7 +20,6 @@ from dataclasses import dataclass
 
 from .config import ModelConfig
 
-BASE_FILTERS = 32  # of the first stage at N = 64; halved for each doubling of N
 DEEPEST_FILTERS = 128
 FRAME_CHANNELS = 4
 HEADS = ('amplitude', 'phase')

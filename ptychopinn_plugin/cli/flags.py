@@ -21,7 +21,6 @@ from . import commands
 
 T = TypeVar('T')
 WARNED = 3  # exit code
-BACKEND_HELP = 'PyTorch or TensorFlow'
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -25,7 +25,6 @@ logger = logging.getLogger('ptychopinn_plugin')
 
 MODEL_MODULE, CONTROLLER_MODULE = 'ptychodus.model.core', 'ptychodus.controller.core'
 SLOT = 'register_reconstructor_library'
-FACTORY = 'ptychopinn_plugin.host.library:PluginLibrary'
 VIEW_FACTORY = 'ptychopinn_plugin.host.panel:PanelFactory'
 MARK = '_ptychopinn_plugin'
 DOCTOR = 'Run: ptychopinn-plugin doctor'
