@@ -65,6 +65,11 @@ def with_background(scan: Scan, *, tell: bool = True) -> Scan:
             'A background of %.3g counts in every pixel, %.1f %% of all, is allowed for',
             found, 100 * share,
         )  # fmt: skip
-    told = copy(scan)  # the counts are not looked through again
-    object.__setattr__(told, 'background', found)
-    return told
+    return told(scan, found)
+
+
+def told(scan: Scan, found: float) -> Scan:
+    """Return the scan with this background; its counts are not looked through again."""
+    made = copy(scan)
+    object.__setattr__(made, 'background', found)
+    return made

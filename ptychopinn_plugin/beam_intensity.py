@@ -130,6 +130,12 @@ def without_beam(scan: Scan) -> Rows:
     return enough[totals[enough] < OFF * usual]
 
 
+def with_beam(scan: Scan) -> Scan:
+    """Return the scan but for those patterns."""
+    off = without_beam(scan)
+    return scan.take(np.setdiff1d(np.arange(len(scan)), off)) if len(off) else scan
+
+
 def predicted_counts(object_: Complex, probe: Complex, places_px: Float | Double) -> Double:
     """Return the counts (M,) of a steady beam (P, N, N) on the whole detector, with its windows at
     `places_px` (M, 2) in the object (H, W): the corners, between pixels too.

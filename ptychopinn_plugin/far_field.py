@@ -129,10 +129,16 @@ class Judge:
 
     def pattern(self, image: ObjectImage, row: int) -> Float:
         """Return the pattern of a row in counts, (N, N)."""
+        found: Float = self.patterns(image, np.array([row]))[0]
+        return found
+
+    def patterns(self, image: ObjectImage, rows: Rows) -> Float:
+        """Return the patterns of at most BATCH rows in counts, (B, N, N)."""
         place, object_ = windows(self._scan, image.frame), np.ascontiguousarray(image.object)
-        found = self._moduli(object_, place, np.array([row]))
-        counts: Float = (found[0, 0] / self._scan.side_px) ** 2
-        return counts * np.float32(self._intensities[row])
+        found = self._moduli(object_, place, rows)[:, 0]
+        found = (found / np.float32(self._scan.side_px)) ** 2
+        found *= self._intensities[rows, None, None]
+        return found
 
     def _moduli(self, object_: Complex, place: Windows, part: Rows) -> Float:
         far = self._far

@@ -32,6 +32,7 @@ from .config import (
     without_effect,
 )
 from .errors import ConfigError, DataError, require
+from .learned_background import learned
 from .network_weights import weight_shapes
 from .position_correction import moved_scan, with_room
 from .pretrained import pretrained
@@ -130,9 +131,6 @@ def reconstruct(
     backend = registry.load(runtime.backend)
     clock.lap('import')
     config = reconstruction or ReconstructionConfig()
-    if config.correct_background:  # once for all that follows
-        scan = background.with_background(scan)
-        config = replace(config, correct_background=False)
     steps = iterate(scan, model, backend=backend, reconstruction=config, runtime=runtime)
     start = last = next(steps)
     clock.lap('start')
@@ -149,9 +147,10 @@ def reconstruct(
             raise
         on_interrupt(last)
         uncertainty = False
+    scan = background.told(scan, last.background)
     if config.correct_positions:
         scan = moved_scan(scan, last.positions_px, last.image.frame)
-        config = replace(config, correct_positions=False)
+    config = replace(config, correct_positions=False, correct_background=False)
     predict = partial(backend.predict, scan, last.image, last.probe, runtime, last.intensities)
     try:
         error, pattern = predict()
@@ -261,6 +260,7 @@ def iterate(
     start: Sweep | None = None,
 ) -> Iterator[Sweep]:
     """Yield the start, that of `begin` unless it is given, then every sweep."""
+    known = scan.background
     if reconstruction.correct_background:
         scan = background.with_background(scan, tell=start is None)
         reconstruction = replace(reconstruction, correct_background=False)
@@ -269,8 +269,10 @@ def iterate(
     yield start
     if reconstruction.correct_positions:
         scan = with_room(scan)
-    network = _network(model, reconstruction)
-    yield from backend.refine(scan, start.image, start.probe, reconstruction, runtime, network)
+    network, refine = _network(model, reconstruction), partial(backend.refine, runtime=runtime)
+    if scan.background != known and reconstruction.sweeps:
+        scan, start = learned(scan, start, reconstruction, refine)
+    yield from refine(scan, start.image, start.probe, reconstruction, network=network)
 
 
 def begin(
@@ -300,13 +302,12 @@ def begin(
     probe = normalised_probe(scan)
     if reconstruction.update_probe and (reconstruction.probe_modes or dark(probe).any()):
         probe = adjusted(probe, reconstruction.probe_modes or len(probe))
-    lit = scan
-    if reconstruction.correct_intensities and len(off := beam_intensity.without_beam(scan)):
-        lit = scan.take(np.setdiff1d(np.arange(len(scan)), off))
+    lit = beam_intensity.with_beam(scan) if reconstruction.correct_intensities else scan
     start = _start(lit, _of_patches(model), backend, reconstruction, runtime)
     return Sweep(
-        0, reconstruction.sweeps, start.image, probe, start.error, scan.positions_px, start.name
-    )
+        0, reconstruction.sweeps, start.image, probe, start.error, scan.positions_px, start.name,
+        background=scan.background,
+    )  # fmt: skip
 
 
 def starts_with_network(model: Model | None, reconstruction: ReconstructionConfig) -> bool:

@@ -63,7 +63,8 @@ class Sweep:
     `image`, `probe` (P, N, N) and `loss`: the mean of sum(|F| - sqrt(I))^2 / sum(I) met during the
     sweep. `start` says what sweep 0 is: 'network', 'gradients' or 'flat'. `positions_px` (M, 2) are
     the scan's own unless they are corrected, `intensities` (M,) those of
-    the beam, relative to their geometric mean, or None where it does not fluctuate.
+    the beam, relative to their geometric mean, or None where it does not fluctuate; `background` is
+    that of `Scan`.
     """
 
     number: int
@@ -74,6 +75,7 @@ class Sweep:
     positions_px: Double
     start: str = ''
     intensities: Double | None = None
+    background: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)

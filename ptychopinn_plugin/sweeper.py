@@ -379,6 +379,6 @@ def _sweeps(
         where_px = scan.positions_px if positions is None else positions.px
         yield Sweep(
             number, total, image, sweeper.probe.copy(), loss, where_px,
-            intensities=sweeper.beam.relative,
+            intensities=sweeper.beam.relative, background=scan.background,
         )  # fmt: skip
         sweeper.push(plan.momentum)

@@ -7,7 +7,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from . import background, beam_intensity, starts, sweeper
+# The modules that tell of a scan.
+TELLING = ('starts', 'sweeper', 'looks', 'beam_intensity', 'background', 'learned_background')
 
 
 @contextmanager
@@ -20,7 +21,7 @@ def unheard() -> Iterator[None]:
     def heard(record: logging.LogRecord) -> bool:
         return record.levelno >= logging.WARNING or record.thread != here
 
-    loggers = [module.logger for module in (starts, sweeper, beam_intensity, background)]
+    loggers = [logging.getLogger(f'{__package__}.{name}') for name in TELLING]
     for told in loggers:
         told.addFilter(heard)
     try:

@@ -75,7 +75,7 @@ class ToyBackend:
                 positions = positions + share * displacement(scan)
             yield Sweep(
                 number, reconstruction.sweeps, replace(start, object=object_), probe, 1 - share,
-                positions,
+                positions, background=scan.background,
             )  # fmt: skip
 
     def predict(self, scan, image, probe, runtime, intensities=None):

@@ -7,13 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ptychopinn_plugin import starts
+from ptychopinn_plugin import learned_background, starts
 from ptychopinn_plugin.background import background_of, with_background
 from ptychopinn_plugin.config import ReconstructionConfig
 from ptychopinn_plugin.far_field import predict
 from ptychopinn_plugin.host_step import HostStep
+from ptychopinn_plugin.learned_background import POWERS, learned
 from ptychopinn_plugin.metrics import compare
-from ptychopinn_plugin.result import ObjectImage
+from ptychopinn_plugin.result import ObjectImage, Sweep
 from ptychopinn_plugin.scaling import normalised_probe
 from ptychopinn_plugin.simulate import Simulation, simulate_scan
 from ptychopinn_plugin.sweeper import refine
@@ -107,3 +108,63 @@ def test_predicted_patterns_have_it():
     assert error < 0.7 * predict(PLAIN, replace(told, background=0.0), image, probe, rows)[0]
     assert pattern(3).min() >= 0.99 * told.background
     assert pattern(3).sum() == pytest.approx(told.totals[3], rel=0.05)
+
+
+def sweeps(scan, start, probe, config):
+    return refine(scan, start, probe, config, lambda s: HostStep(s, PLAIN))
+
+
+def begun(scan):
+    return Sweep(
+        0, 10, starts.best_start(scan).image, normalised_probe(scan), 1.0, scan.positions_px,
+        background=scan.background,
+    )  # fmt: skip
+
+
+def uneven(scan, share):
+    """The scan with so many counts more, most of them in the middle."""
+    x = np.arange(scan.side_px) - scan.side_px // 2
+    shape = 1 / (1 + (np.hypot(x[:, None], x) / (scan.side_px / 6)) ** 2)
+    return spoiled(scan, share * scan.totals.mean() * shape / shape.sum())
+
+
+def phase_error(scan, start):
+    *_, last = sweeps(scan, start.image, start.probe, ReconstructionConfig(sweeps=10))
+    return compare(last.image.object, scan.true_object, last.image.weight).phase_mae_rad
+
+
+@pytest.mark.parametrize('settings', [{}, {'update_probe': True}, {'correct_positions': True}])
+@pytest.mark.parametrize('first', [0.4, 1.6])
+def test_how_much_there_is_is_learned(first, settings):
+    scan = learned_background.told(spoiled(made(), 10.0), first * 10.0)
+    config = ReconstructionConfig(sweeps=10, **settings)
+    found, start = learned(scan, begun(scan), config, sweeps)
+    assert found.background == pytest.approx(10.0, rel=0.12)
+    assert found.counts is scan.counts
+    np.testing.assert_allclose(start.probe, normalised_probe(found), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(('specimen', 'photons'), [('leaves', 1e5), ('lines', 1e6)])
+def test_an_uneven_one_costs_less_when_it_is_learned(specimen, photons):
+    scan = with_background(uneven(made(specimen, 'airy', photons_per_frame=photons), 0.04))
+    assert scan.background
+    start = begun(scan)
+    found = learned(scan, start, ReconstructionConfig(), sweeps)
+    assert phase_error(*found) < 0.8 * phase_error(scan, start)
+
+
+def test_a_part_around_the_middle_teaches(monkeypatch):
+    monkeypatch.setattr(learned_background, 'PIXELS', 100 * 64**2)
+    scan, seen = with_background(spoiled(made(), 10.0)), []
+
+    def watched(part, *given):
+        seen.append(part)
+        yield from sweeps(part, *given)
+
+    found, _ = learned(scan, begun(scan), ReconstructionConfig(), watched)
+    assert [len(part) for part in seen] == [100] * len(POWERS)
+    middle = np.median(scan.positions_px, axis=0)
+    distance = [np.linalg.norm(s.positions_px - middle, axis=1) for s in (seen[0], scan)]
+    assert distance[0].max() <= np.sort(distance[1])[99]
+    assert found.background == pytest.approx(10.0, rel=0.12)
+    assert len(found) == len(scan)

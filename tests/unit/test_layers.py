@@ -24,7 +24,7 @@ LAYERS = {
             'slow_phase', 'probe_modes', 'position_correction', 'sweep_plan', 'sweeper',
             'host_step', 'far_field', 'kernels', 'light', 'shifted_probe', 'transforms',
             'uncertainty', 'smoothing', 'beam_intensity', 'centring', 'background', 'looks',
-            'trials',
+            'trials', 'learned_background',
             'starts', 'canvas', 'canvas_plan', 'canvas_training', 'network_weights', 'pretrained',
             'reference', 'plan', 'simulate', 'metrics', 'files', 'archive', 'manifest',
             'weights_file', 'report', 'backends', 'backends.base', 'backends.registry',

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ptychopinn_plugin as pp
-from ptychopinn_plugin import background, reference, starts
+from ptychopinn_plugin import background, pipeline, reference, starts
 from ptychopinn_plugin.backends.base import StopTraining
 from ptychopinn_plugin.config import ModelConfig, ReconstructionConfig, TrainingConfig
 from ptychopinn_plugin.errors import BackendUnavailableError, ConfigError, DataError
@@ -196,6 +196,27 @@ def test_the_background_is_looked_for_once(toy, small_scan, monkeypatch, wanted)
     config = ReconstructionConfig(sweeps=1, correct_background=wanted)
     pp.reconstruct(small_scan, reconstruction=config, uncertainty=True)
     assert asked == [small_scan] * wanted
+
+
+@pytest.mark.parametrize(('found', 'wanted', 'sweeps'), [
+    (5.0, True, 2), (5.0, False, 2), (0.0, True, 2), (5.0, True, 0)
+])  # fmt: skip
+def test_a_background_that_is_seen_is_learned_once(
+    toy, small_scan, monkeypatch, found, wanted, sweeps
+):
+    asked = []
+
+    def learned(scan, start, config, refine):
+        asked.append((scan.background, config.sweeps))
+        return background.told(scan, 7.0), start
+
+    monkeypatch.setattr(background, 'background_of', lambda scan: found)
+    monkeypatch.setattr(pipeline, 'learned', learned)
+    config = ReconstructionConfig(sweeps=sweeps, correct_background=wanted)
+    result = pp.reconstruct(small_scan, reconstruction=config, uncertainty=True)
+    due = bool(found and wanted and sweeps)
+    assert asked == [(found, sweeps)] * due
+    assert result.background == (7.0 if due else found * wanted)
 
 
 def test_unknown_public_name():
