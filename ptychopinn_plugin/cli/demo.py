@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import archive, files, pipeline
-from ..config import ModelConfig, RuntimeConfig, TrainingConfig
+from ..config import RuntimeConfig, TrainingConfig
 from ..errors import PluginError, explain
 from ..simulate import Simulation, simulate_scan
 from .progress import Bar, say
@@ -35,7 +35,6 @@ def run(folder: Path, runtime: RuntimeConfig) -> dict[str, Any]:
     with Bar('Training', EPOCHS) as bar:
         trained = pipeline.train(
             training_scan,
-            model=ModelConfig(n_filters_scale=1),  # half the published filters: four times as fast
             training=TrainingConfig(epochs=EPOCHS, batch_size=8),
             runtime=runtime,
             on_epoch=lambda e: bar.move(e.number, f'epoch {e.number} loss {e.training_loss:.4g}'),
