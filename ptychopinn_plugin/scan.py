@@ -224,13 +224,16 @@ def _check_patterns(counts: Array) -> None:
         expected='three axes (patterns, rows, columns)',
         received=shape,
     )
+    last = counts.shape[0] == counts.shape[1]
     require(
         counts.shape[1] == counts.shape[2],
         DataError,
         'Diffraction patterns are not square',
-        expected='as many rows as columns',
+        expected='(patterns, rows, columns), as many rows as columns',
         received=shape,
-        cure='Crop or pad the patterns to a square',
+        cure='Put the axis of the patterns first, with np.moveaxis(patterns, -1, 0)'
+        if last
+        else 'Crop or pad the patterns to a square',
     )
     require(
         counts.shape[0] > 0,
@@ -273,8 +276,22 @@ def _checked_positions(given: Any, m: int) -> Double:
         expected=f'{m} positions',
         received=f'{len(positions)} positions',
     )
-    require(np.isfinite(positions).all(), DataError, 'Positions contain NaN or infinity')
+    check_finite(positions)
     return positions.astype(np.float64)
+
+
+def check_finite(positions: Array) -> None:
+    """Raise `DataError` unless all positions (M, 2) are finite."""
+    lost = np.flatnonzero(~np.isfinite(positions).all(1))
+    require(
+        len(lost) == 0,
+        DataError,
+        'Positions contain NaN or infinity',
+        expected='a finite position for each pattern',
+        received=f'{len(lost)} of {len(positions)} are not, the first in row '
+        f'{lost[0] if len(lost) else None}',
+        cure='Leave these patterns out of the scan, or give them their positions',
+    )
 
 
 def _checked_probe(given: Any, n: int) -> Complex:

@@ -30,7 +30,8 @@ def changed(key, index, value, dtype=None):
 
 REFUSALS = [
     ({'counts': np.ones((N, N))}, r'wrong rank.*received: counts\.shape=\(8, 8\)'),
-    ({'counts': np.ones((M, N, N + 2))}, 'not square'),
+    ({'counts': np.ones((M, N, N + 2))}, 'not square.*Crop or pad'),
+    ({'counts': np.ones((N, N, M))}, 'not square.*moveaxis'),
     ({'counts': np.ones((0, N, N))}, 'scan is empty'),
     ({'counts': np.ones((M, 7, 7))}, 'pattern size is not supported.*N=7'),
     ({'counts': np.ones((M, 6, 6))}, 'pattern size is not supported.*N=6'),
@@ -42,7 +43,7 @@ REFUSALS = [
     ({'positions_px': np.ones((M, 3))}, 'Positions have the wrong shape'),
     ({'positions_px': np.ones((M, 2), complex)}, 'Positions have the wrong shape or type'),
     ({'positions_px': np.ones((M - 1, 2))}, 'Positions and patterns differ in number'),
-    (changed('positions_px', (0, 1), np.nan), 'Positions contain NaN'),
+    (changed('positions_px', (3, 1), np.nan), 'Positions contain NaN.*1 of 5 .*row 3.*Leave'),
     (changed('positions_px', (0, 1), 1e7), 'span too large an object'),
     ({'probe': np.ones((1, 1, N, N), complex)}, 'probe has the wrong shape'),
     ({'probe': np.ones((0, N, N), complex)}, 'probe has the wrong shape'),
