@@ -327,7 +327,12 @@ def _checked_mask(given: Any, n: int) -> Bool:
         expected=f'shape=({n}, {n})',
         received=f'bad_pixels.shape={bad.shape}',
     )
-    require(not bad.all(), DataError, 'Every detector pixel is marked bad', cure='Check bad_pixels')
+    require(
+        not bad.all(),
+        DataError,
+        'Every detector pixel is marked bad',
+        cure='In bad_pixels True is bad: invert a mask that marks the good pixels',
+    )
     return bad.astype(bool)
 
 
