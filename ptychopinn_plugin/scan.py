@@ -33,6 +33,7 @@ Array = NDArray[Any]
 
 MIN_PATTERN_PX, MAX_PATTERN_PX = 8, 4096
 MAX_OBJECT_PX = 100_000
+NOMINAL_PIXEL = 'pixel size'
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class Geometry:
 
     `object_centre_m` is the position, in the scanner's metres, of the centre `((H-1)/2, (W-1)/2)`
     of the object array that `Scan.frame` describes; with `pixel_size_m` it ties object pixels to
-    scanner metres. `near_field` is set where the file declares near-field data.
+    scanner metres. `near_field` is set where the file declares near-field data. `nominal` is the
+    note of a file that had to hold numbers which nobody knew.
     """
 
     pixel_size_m: tuple[float, float] | None = None
@@ -61,6 +63,12 @@ class Geometry:
     detector_distance_m: float | None = None
     photon_energy_eV: float | None = None
     near_field: bool = False
+    nominal: str = ''
+
+    @property
+    def known_pixel_size_m(self) -> tuple[float, float] | None:
+        """The object pixel, None where it is not known or nominal."""
+        return None if NOMINAL_PIXEL in self.nominal else self.pixel_size_m
 
 
 @dataclass(frozen=True, eq=False)

@@ -88,6 +88,7 @@ def _product(file: Path) -> dict[str, Any]:
         'pixel_size_m': None if known is None else list(known),
         'detector_distance_m': product.detector_distance_m,
         'photon_energy_eV': product.photon_energy_eV,
+        'nominal': product.nominal,
         'losses': len(product.losses),
     }
 
