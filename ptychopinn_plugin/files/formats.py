@@ -153,6 +153,7 @@ def _hdf5_format(file: Path) -> str:
                 'The HDF5 file holds no scan',
                 expected='patterns and indexes (Ptychodus), or entry_1 (CXI)',
                 received=f'keys={", ".join(list(h5)[:12]) or "none"}',
+                cure='Open it in Ptychodus and save diffraction and product, or write an NPZ',
             )
         )
 
