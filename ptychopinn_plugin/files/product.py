@@ -74,6 +74,18 @@ class Product:
             nominal=self.nominal,
         )
 
+    @property
+    def place_m(self) -> tuple[Pair, Pair] | None:
+        """The size of a pixel and the position of `object[0, 0]` [m], None where the file does not
+        know them. Nominal ones are alike in all products of a scan.
+        """
+        size = self.geometry.pixel_size_m
+        if size is None:
+            return None
+        half = (np.asarray(self.object.shape, np.float64) - 1) / 2
+        y, x = (np.asarray(self.object_centre_m) - half * np.asarray(size)).tolist()
+        return size, (y, x)
+
     def pixels(self, positions_m: Double) -> Double:
         """Return positions (K, 2) in pixels of the object array."""
         middle = (np.asarray(self.object.shape, np.float64) - 1) / 2
