@@ -70,6 +70,14 @@ def _begun(target: Path) -> Path:
     return part
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, where it is not there. Raises `OutputError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(_cannot_write(folder, error)) from error
+
+
 @contextmanager
 def writing_into(folder: Path) -> Iterator[None]:
     """Turn what a library says of a full disk into an `OutputError` that names the folder."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import archive, files, pipeline
+from ..atomic import make_folder
 from ..config import RuntimeConfig, TrainingConfig
 from ..errors import PluginError, explain
 from ..simulate import Simulation, simulate_scan
@@ -26,7 +27,7 @@ SWEEPS = 20
 def run(folder: Path, runtime: RuntimeConfig) -> dict[str, Any]:
     """Run the demo in `folder` and return what it reached."""
     begun = time.perf_counter()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     scan, model = folder / 'held_out.npz', folder / 'model.h5.zip'
     training_scan = simulate_scan(TRAINING)
     files.save_scan(training_scan, folder / 'training.npz')

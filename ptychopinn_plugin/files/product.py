@@ -17,7 +17,7 @@ import numpy as np
 
 from ..apart import apart, size_of
 from ..atomic import atomic_path
-from ..errors import DataError, explain, require
+from ..errors import DataError, explain, printable, require
 from ..geometry import pixel_size_m
 from ..result import ObjectImage, Reconstruction
 from ..scan import Array, Complex, Double, Geometry, Scan
@@ -215,7 +215,8 @@ def metres(scan: Scan, positions_px: Double, size_m: Pair) -> Double:
 
 def _write_metadata(h5: Any, scan: Scan, probe: Complex, name: str) -> None:
     geometry = scan.geometry
-    h5.attrs['name'], h5.attrs['comments'] = name, geometry.nominal
+    # A file's name may be no text: HDF5 takes none that is not.
+    h5.attrs['name'], h5.attrs['comments'] = printable(name), geometry.nominal
     h5.attrs['detector_object_distance_m'] = float(geometry.detector_distance_m or 0.0)
     for key in ENERGY_KEYS:
         h5.attrs[key] = float(geometry.photon_energy_eV or 0.0)

@@ -508,6 +508,18 @@ def test_doctor_says_what_to_install(capsys, monkeypatch):
     assert report['backends']['torch']['reason'].startswith('missing torch')
 
 
+@pytest.mark.parametrize('command', ['train', 'demo'])
+def test_a_folder_that_is_a_file_is_told_first(toy, scan_file, tmp_path, capsys, command):
+    file = tmp_path / 'file'
+    file.write_text('mine')
+    more = (scan_file, '--model', tmp_path / 'm.h5.zip') if command == 'train' else ()
+    code, report, err = run(capsys, command, *more, '--folder', file, '--json')
+    assert code == 1
+    assert 'Cannot write' in report['error']
+    assert 'Unexpected' not in err
+    assert file.read_text() == 'mine'
+
+
 def test_a_report_that_nobody_reads_is_one_line(tmp_path):
     """A pipe whose reader has gone, and a full disk."""
     file = tmp_path / 'arrays.npz'

@@ -349,3 +349,14 @@ def test_products_are_compared_where_their_metres_put_them(tmp_path, caplog):
     assert 'different size' not in caplog.text
     overlap(load_object(one), load_object(coarse))
     assert 'pixels of different size' in caplog.text
+
+
+def test_a_name_that_is_no_text_costs_no_result(tmp_path):
+    """A file that is named in Latin-1, from an old share."""
+    scan = small_scan(name=os.fsdecode(b'st\xe4rn'))
+    save_result(tmp_path / 'a.h5', scan, result_of(scan))
+    assert load_product(tmp_path / 'a.h5').losses
+    save_scan(scan, tmp_path)
+    assert len(load_scan(tmp_path)) == M
+    with h5py.File(tmp_path / 'product.h5') as h5:
+        assert h5.attrs['name'].startswith('st')
