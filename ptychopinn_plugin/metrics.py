@@ -151,20 +151,25 @@ def overlap(image: ObjectImage, truth: ObjectImage) -> tuple[Complex, Complex, F
     return image.object[here], truth.object[there], weight
 
 
-def _offset_px(image: ObjectImage, truth: ObjectImage) -> NDArray[np.int_]:
+def _offset_px(image: ObjectImage, truth: ObjectImage) -> Array:
     """Return where (y, x) the first pixel of `truth` lies in `image`."""
     # Each program may give a scan an object array of its own, of which an origin in pixels says
     # nothing; metres do.
     if image.place_m and truth.place_m:
         (size, here), (other, there) = image.place_m, truth.place_m
         if np.allclose(size, other, rtol=PIXELS_AGREE, atol=0):
-            return np.rint(np.subtract(there, here) / np.asarray(size)).astype(int)
+            return _whole(np.subtract(there, here) / np.asarray(size))
         logger.warning(
             'The two objects have pixels of different size, (y, x) = %s m and %s m: scores mean '
             'little unless one of these is nominal. Resample one of them to the pixel of the other',
             size, other,
         )  # fmt: skip
-    return np.rint(np.subtract(truth.origin_px, image.origin_px)).astype(int)
+    return _whole(np.subtract(truth.origin_px, image.origin_px))
+
+
+def _whole(values: Array) -> Array:
+    whole: Array = np.rint(values).astype(int)
+    return whole
 
 
 def fourier_ring_correlation(a: Array, b: Array) -> tuple[Double, Double]:
