@@ -319,7 +319,9 @@ def _checked_probe(given: Any, n: int) -> Complex:
         'Probe and patterns differ in size',
         expected=f'a probe of {n}x{n} pixels',
         received=received,
-        cure='Crop or pad one of them to the other',
+        cure='Put the axis of the modes first, with np.moveaxis(probe, -1, 0)'
+        if probe.shape[:2] == (n, n)
+        else 'Crop or pad one of them to the other',
     )
     require(np.isfinite(probe).all(), DataError, 'The probe contains NaN or infinity')
     require(probe.any(), DataError, 'The probe is zero everywhere', cure='Give a probe guess')

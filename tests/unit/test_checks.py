@@ -179,6 +179,8 @@ def test_probes_that_do_not_fit(scan):
     narrow[0, 32, 32] = 1
     assert 'lie within' in named(replace(scan, probe=narrow))['probe width'].saw
     assert 'outer' in named(replace(scan, probe=np.ones_like(scan.probe)))['probe width'].saw
+    corner = named(replace(scan, probe=np.fft.fftshift(scan.probe, axes=(1, 2))))['probe width']
+    assert 'FFT-shifted' in corner.saw
     far = named(replace(scan, probe=narrow))['probe curvature']
     assert 'far field' in far.saw
 
