@@ -136,7 +136,10 @@ def test_what_is_nominal_stays_so(small_scan, tmp_path, caplog, known, pixel, te
     assert back.nominal.endswith(text)
     assert bool(back.nominal) == bool(text)
     assert back.known_pixel_size_m == (None if pixel is None else pytest.approx(pixel))
-    assert describe(tmp_path)['nominal'] == back.nominal
+    assert describe(tmp_path)['nominal'] == (back.nominal or None)
+    for name in ('a.cxi', 'a.h5') if pixel is None else ():
+        save_scan(load_scan(tmp_path), tmp_path / name)
+        assert load_scan(tmp_path / name).geometry == Geometry()
     other = tmp_path / 'other'
     other.mkdir()
     save_scan(load_scan(tmp_path), other)
