@@ -16,7 +16,8 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 @contextmanager
 def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `target` that replaces it on success and is else removed.
+    """Yield a temporary path beside `target` (beside what it links to) that replaces it on success
+    and is else removed.
 
     Raises `OutputError` when the folder is missing or not writable, or the disk is full.
     """
@@ -31,7 +32,7 @@ def atomic_paths(*targets: str | os.PathLike[str]) -> Iterator[list[Path]]:
     Once the first is replaced, what is still to be renamed stays whatever happens: it is whole, and
     without it the first would be alone.
     """
-    paths = [Path(target) for target in targets]
+    paths = [behind(target) for target in targets]
     target, parts, begun = paths[0], [], False
     try:
         for target in paths:
@@ -52,6 +53,11 @@ def atomic_paths(*targets: str | os.PathLike[str]) -> Iterator[list[Path]]:
             part.unlink(missing_ok=True)
 
 
+def behind(target: str | os.PathLike[str]) -> Path:
+    """Return what a symbolic link leads to, and any other path as it is: a link stays a link."""
+    return Path(os.path.realpath(target) if os.path.islink(target) else target)
+
+
 def _begun(target: Path) -> Path:
     if target.is_dir():
         raise OutputError(
@@ -62,6 +68,14 @@ def _begun(target: Path) -> Path:
     part = target.parent / f'.{stem}.{secrets.token_hex(4)}.part{suffix}'
     part.touch(exist_ok=False)  # unlike mkstemp, with the permissions the umask grants
     return part
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, where it is not there. Raises `OutputError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(_cannot_write(folder, error)) from error
 
 
 @contextmanager

@@ -7,6 +7,7 @@ are compared on the circle: a wrap is not an error.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ from .errors import DataError, require
 from .result import ObjectImage
 from .scan import Array, Bool, Complex, Double, Float
 
+logger = logging.getLogger(__name__)
+
 ROUNDS = 3  # ramp and shift disturb each other: each round finds both anew
 LARGEST_SHIFT_PX = 4.0  # a larger one is a misfit of the correlation, not a registration
 SHIFT_STEPS = 20  # per pixel
@@ -25,6 +28,7 @@ CLEAR_PEAK = 0.3  # of a whole ramp's peak, which between two bins still reaches
 LIT_SHARE = 0.995  # of the box
 SMALLEST_CUT_PX = 32  # the box is not cut below this side in search of `LIT_SHARE`
 SMALLEST_BOX_PX = 3
+PIXELS_AGREE = 1e-3  # of two objects: over a thousand pixels they are one apart then
 SSIM_WINDOW_PX = 7
 AMPLITUDE_PEAK = 1.0  # vacuum
 SMALLEST_RANGE = 1e-3  # stands in for the range of a constant picture
@@ -124,10 +128,10 @@ def apart_px(
 def overlap(image: ObjectImage, truth: ObjectImage) -> tuple[Complex, Complex, Float]:
     """Return both objects cut to the pixels they share, and the lesser of their weights there.
 
-    Origins are matched to whole pixels; `compare` finds the rest. Raises `DataError` when the two
-    do not overlap.
+    Places in metres, where both have them, else origins are matched to whole pixels; `compare`
+    finds the rest. Raises `DataError` when the two do not overlap.
     """
-    offset = np.rint(np.subtract(truth.origin_px, image.origin_px)).astype(int)
+    offset = _offset_px(image, truth)
     low = np.maximum(offset, 0)
     high = np.minimum(image.object.shape, offset + truth.object.shape)
     require(
@@ -145,6 +149,27 @@ def overlap(image: ObjectImage, truth: ObjectImage) -> tuple[Complex, Complex, F
     )
     weight = np.minimum(image.weight[here], truth.weight[there])
     return image.object[here], truth.object[there], weight
+
+
+def _offset_px(image: ObjectImage, truth: ObjectImage) -> Array:
+    """Return where (y, x) the first pixel of `truth` lies in `image`."""
+    # Each program may give a scan an object array of its own, of which an origin in pixels says
+    # nothing; metres do.
+    if image.place_m and truth.place_m:
+        (size, here), (other, there) = image.place_m, truth.place_m
+        if np.allclose(size, other, rtol=PIXELS_AGREE, atol=0):
+            return _whole(np.subtract(there, here) / np.asarray(size))
+        logger.warning(
+            'The two objects have pixels of different size, (y, x) = %s m and %s m: scores mean '
+            'little unless one of these is nominal. Resample one of them to the pixel of the other',
+            size, other,
+        )  # fmt: skip
+    return _whole(np.subtract(truth.origin_px, image.origin_px))
+
+
+def _whole(values: Array) -> Array:
+    whole: Array = np.rint(values).astype(int)
+    return whole
 
 
 def fourier_ring_correlation(a: Array, b: Array) -> tuple[Double, Double]:

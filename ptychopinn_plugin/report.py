@@ -127,9 +127,10 @@ def _draw_object(axes: Panels, reconstruction: Reconstruction, scan: Scan) -> No
         _draw_map(axes['start'], phase, estimate, name, 'rad', colours)
     if image.uncertainty is not None:
         _draw_uncertainty(axes['uncertainty'], image, image.uncertainty, bright)
-    if scan.geometry.pixel_size_m is not None:
+    size = scan.geometry.known_pixel_size_m
+    if size is not None:
         for name in axes.keys() & {'amplitude', 'phase', 'start'}:
-            _draw_scale_bar(axes[name], scan.geometry.pixel_size_m[1])
+            _draw_scale_bar(axes[name], size[1])
     light, name = axes['weight'], 'Illumination weight'
     _draw_map(light, image.weight, image, name, 'of the maximum', {'cmap': 'inferno', 'vmin': 0})
     if len(scan) <= MANY_POSITIONS:

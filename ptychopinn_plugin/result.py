@@ -21,12 +21,14 @@ class ObjectImage:
     weight       (H, W) float32, sum of the shifted |P|^2 over the scan, relative to its maximum
     origin_px    (y, x) scan coordinate of object[0, 0]
     uncertainty  (H, W) float32 one sigma of the phase [rad], or None
+    place_m      (y, x) size of a pixel and (y, x) position of object[0, 0] [m], or None
     """
 
     object: Complex
     weight: Float
     origin_px: tuple[float, float] = (0.0, 0.0)
     uncertainty: Float | None = None
+    place_m: tuple[tuple[float, float], tuple[float, float]] | None = None
 
     @property
     def amplitude(self) -> Float:

@@ -33,6 +33,7 @@ Array = NDArray[Any]
 
 MIN_PATTERN_PX, MAX_PATTERN_PX = 8, 4096
 MAX_OBJECT_PX = 100_000
+NOMINAL_PIXEL = 'pixel size'
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class Geometry:
 
     `object_centre_m` is the position, in the scanner's metres, of the centre `((H-1)/2, (W-1)/2)`
     of the object array that `Scan.frame` describes; with `pixel_size_m` it ties object pixels to
-    scanner metres. `near_field` is set where the file declares near-field data.
+    scanner metres. `near_field` is set where the file declares near-field data. `nominal` is the
+    note of a file that had to hold numbers which nobody knew.
     """
 
     pixel_size_m: tuple[float, float] | None = None
@@ -61,6 +63,12 @@ class Geometry:
     detector_distance_m: float | None = None
     photon_energy_eV: float | None = None
     near_field: bool = False
+    nominal: str = ''
+
+    @property
+    def known_pixel_size_m(self) -> tuple[float, float] | None:
+        """The object pixel, None where it is not known or nominal."""
+        return None if NOMINAL_PIXEL in self.nominal else self.pixel_size_m
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,13 +232,16 @@ def _check_patterns(counts: Array) -> None:
         expected='three axes (patterns, rows, columns)',
         received=shape,
     )
+    last = counts.shape[0] == counts.shape[1]
     require(
         counts.shape[1] == counts.shape[2],
         DataError,
         'Diffraction patterns are not square',
-        expected='as many rows as columns',
+        expected='(patterns, rows, columns), as many rows as columns',
         received=shape,
-        cure='Crop or pad the patterns to a square',
+        cure='Put the axis of the patterns first, with np.moveaxis(patterns, -1, 0)'
+        if last
+        else 'Crop or pad the patterns to a square',
     )
     require(
         counts.shape[0] > 0,
@@ -273,8 +284,22 @@ def _checked_positions(given: Any, m: int) -> Double:
         expected=f'{m} positions',
         received=f'{len(positions)} positions',
     )
-    require(np.isfinite(positions).all(), DataError, 'Positions contain NaN or infinity')
+    check_finite(positions)
     return positions.astype(np.float64)
+
+
+def check_finite(positions: Array) -> None:
+    """Raise `DataError` unless all positions (M, 2) are finite."""
+    lost = np.flatnonzero(~np.isfinite(positions).all(1))
+    require(
+        len(lost) == 0,
+        DataError,
+        'Positions contain NaN or infinity',
+        expected='a finite position for each pattern',
+        received=f'{len(lost)} of {len(positions)} are not, the first in row '
+        f'{lost[0] if len(lost) else None}',
+        cure='Leave these patterns out of the scan, or give them their positions',
+    )
 
 
 def _checked_probe(given: Any, n: int) -> Complex:
@@ -294,7 +319,9 @@ def _checked_probe(given: Any, n: int) -> Complex:
         'Probe and patterns differ in size',
         expected=f'a probe of {n}x{n} pixels',
         received=received,
-        cure='Crop or pad one of them to the other',
+        cure='Put the axis of the modes first, with np.moveaxis(probe, -1, 0)'
+        if probe.shape[:2] == (n, n)
+        else 'Crop or pad one of them to the other',
     )
     require(np.isfinite(probe).all(), DataError, 'The probe contains NaN or infinity')
     require(probe.any(), DataError, 'The probe is zero everywhere', cure='Give a probe guess')
@@ -310,7 +337,12 @@ def _checked_mask(given: Any, n: int) -> Bool:
         expected=f'shape=({n}, {n})',
         received=f'bad_pixels.shape={bad.shape}',
     )
-    require(not bad.all(), DataError, 'Every detector pixel is marked bad', cure='Check bad_pixels')
+    require(
+        not bad.all(),
+        DataError,
+        'Every detector pixel is marked bad',
+        cure='In bad_pixels True is bad: invert a mask that marks the good pixels',
+    )
     return bad.astype(bool)
 
 

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..atomic import atomic_path
+from ..atomic import atomic_path, make_folder
 from ..config import ModelConfig, TrainingConfig
 from ..errors import BackendUnavailableError, ConfigError, OutputError, TrainingError, explain
 from ..result import Epoch
@@ -63,7 +63,7 @@ def training_folder(folder: Path, model: ModelConfig, training: TrainingConfig) 
     """Hold a folder, made if it is not there, for a training with these settings; the system lets
     go of it with the process, however that ends. Raises `OutputError` where another holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with open(folder / LOCK, 'ab') as stream:
         try:
             _lock(stream.fileno())
@@ -99,7 +99,7 @@ def ended_by(reason: Exception, best: Path) -> str:
 def log_epochs(folder: Path, history: Sequence[Epoch]) -> None:
     """Write the epochs to a CSV file, those before a resume included."""
     file = folder / LOG
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     with atomic_path(file) as part, part.open('w', newline='') as stream:
         writer = csv.writer(stream)
         writer.writerow(vars(history[0]))

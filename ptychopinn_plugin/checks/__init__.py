@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from ..scan import Scan
 from .beam import off, steady
-from .detector import dead, hot, saturated
+from .detector import dead, hot, masked, saturated, stuck
 from .finding import NOTE, WARNING, Finding, tell
 from .optics import bright_field, centre, lengths, near_field, window
 from .places import alone, order, overlap, repeated
@@ -24,8 +24,8 @@ __all__ = ['CHECKS', 'NOTE', 'WARNING', 'Finding', 'check_scan', 'tell', 'warn_a
 logger = logging.getLogger(__name__)
 
 CHECKS: tuple[Callable[[Sample], Iterator[Finding]], ...] = (
-    counts, background, saturated, hot, dead, centre, bright_field, window, lengths, near_field,
-    overlap, alone, repeated, order, turned, off, steady,
+    masked, stuck, counts, background, saturated, hot, dead, centre, bright_field, window,
+    lengths, near_field, overlap, alone, repeated, order, turned, off, steady,
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Pixels that do not measure: saturated, dead, hot."""
+"""Pixels that do not measure: masked, stuck, saturated, dead, hot."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from scipy.ndimage import rank_filter, uniform_filter
 
 from ..scan import Bool, Double, Float
 from .finding import WARNING, Finding
-from .sample import Sample
+from .sample import MOST, SEVERAL, Sample
 
 BRIGHTEST = 16  # patterns that are looked at for saturation besides the sample
 PLATEAU = 5  # pixels at the largest value
-SEVERAL = 10
 HOT = 5.0  # times the third brightest neighbour, in nine patterns of ten
 HOT_COUNTS = 4.0
 DEAD_COUNTS = 60.0  # that a pixel should have seen in all patterns together, and saw none
@@ -22,6 +21,31 @@ LIVE, RANK = 10, 5  # of the 5x5 pixels around that many see something; the sixt
 SCATTERED = 10.0  # times the probe's far field: there its nulls hide nothing
 EXPLAINED = 0.3  # of a hot pixel, by the probe's far field
 NAMED = 4
+
+
+def masked(sample: Sample) -> Iterator[Finding]:
+    """Find a mask that hides most of the detector."""
+    bad = sample.scan.bad_pixels & ~sample.stuck
+    if bad.mean() > MOST:
+        yield Finding(
+            'bad pixels', WARNING, f'{bad.sum()} of {bad.size} pixels are marked bad',
+            'What they saw is left out, and little is left to explain',
+            'True is bad: invert a mask that marks the good pixels',
+        )  # fmt: skip
+
+
+def stuck(sample: Sample) -> Iterator[Finding]:
+    """Find pixels that read one large value in every pattern."""
+    found = sample.stuck
+    if found.any():
+        value = float(sample.scan.patterns(sample.rows[:1])[0][found].max())
+        yield Finding(
+            'stuck pixels', WARNING,
+            f'{_places(found)} at one value in all {len(sample.rows)} patterns looked at (up to '
+            f'{value:.10g})',
+            'Detectors mark so what does not measure; taken for counts it outshines the pattern',
+            'Mark them in bad_pixels; the other checks have left them out',
+        )  # fmt: skip
 
 
 def saturated(sample: Sample) -> Iterator[Finding]:

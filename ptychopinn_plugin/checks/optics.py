@@ -103,7 +103,16 @@ def window(sample: Sample) -> Iterator[Finding]:
             'Check the pixel size of the probe guess and its units',
         )  # fmt: skip
     share = frame_share(sample.power)
-    if share > WRAPPED:
+    if share > WRAPPED and frame_share(np.fft.fftshift(sample.power)) < WRAPPED:
+        yield Finding(
+            'probe width', WARNING,
+            f'The probe is bright in the corners of its {sample.side} px window and dark in the '
+            'middle: it looks FFT-shifted',
+            'Positions are those of the middle of the probe, and what leaves its window on one '
+            'side comes in again on the other',
+            'Apply np.fft.fftshift over the last two axes of the probe',
+        )  # fmt: skip
+    elif share > WRAPPED:
         yield Finding(
             'probe width', WARNING,
             f'{share:.0%} of the probe lie in the outer 1/{FRAME} of its {sample.side} px window',

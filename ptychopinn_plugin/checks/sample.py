@@ -4,6 +4,7 @@ once, when a check asks first, so that all checks of a scan of any length take a
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -11,29 +12,38 @@ from numpy.typing import NDArray
 from scipy.spatial import ConvexHull, QhullError, cKDTree
 
 from ..light import diameter_px
-from ..scan import Double, Float, Scan
+from ..scan import Array, Bool, Double, Float, Scan
 
 PIXELS = 2**20  # that many are read for what all patterns share: 256 patterns of 64x64
 NEIGHBOUR_PIXELS = 2**22  # and of neighbours, for what changes from one to the next
 FEWEST, FEWEST_NEIGHBOURS = 16, 64
 ALONE, ALONE_STEPS = 1.0, 6.0  # of the probe's diameter; of the usual distance
 COMPANY = 4  # others within that distance: fewer are strays together
+SEVERAL = 10  # patterns
+STUCK_COUNTS = 60.0
+MOST = 0.5  # of the pixels
 LIT = 0.02  # of the brightest pixel of the mean pattern
 
 Rows = NDArray[np.int64]
 
 
 class Sample:
-    """Some patterns of a scan. S patterns, N side; bad pixels read zero."""
+    """Some patterns of a scan. S patterns, N side; bad pixels read zero, and so do those that are
+    stuck: they would hide everything else.
+    """
 
     def __init__(self, scan: Scan, *, probe_is_guess: bool = False) -> None:
-        self.scan, self.probe_is_guess = scan, probe_is_guess
-        self.side, self.good = scan.side_px, ~scan.bad_pixels
+        self.scan, self.side, self.probe_is_guess = scan, scan.side_px, probe_is_guess
+        self.stuck = np.zeros_like(scan.bad_pixels)
+        self.stuck[~scan.bad_pixels] = _stuck(scan.patterns(self.rows)[:, ~scan.bad_pixels])
+        if self.stuck.any():
+            self.scan = replace(scan, bad_pixels=scan.bad_pixels | self.stuck)
+        self.good = ~self.scan.bad_pixels
 
     def read(self, rows: Rows) -> Float:
         """Return patterns (S, N, N) as float32."""
         frames = self.scan.patterns(rows).astype(np.float32)
-        frames[:, self.scan.bad_pixels] = 0
+        frames[:, ~self.good] = 0
         return frames
 
     @cached_property
@@ -126,3 +136,17 @@ class Sample:
     def neighbour_frames(self) -> Float:
         """Those patterns, (S, N, N)."""
         return self.read(self.neighbours)
+
+
+def _stuck(values: Array) -> Bool:
+    """Return which pixels (G,) of patterns (S, G) read one value in all of them, too large for its
+    photons never to differ: detectors mark so what does not measure. What others reach too is where
+    counts are cut off.
+    """
+    value = values.max(0)
+    found: Bool = (values.min(0) == value) & (value > STUCK_COUNTS)
+    few = len(values) < SEVERAL or found.mean() > MOST or not values[:, ~found].any()
+    if few or not found.any():  # patterns that are all copies have no other pixels
+        return np.zeros_like(found)
+    found[found] = ~np.isin(value[found], values[:, ~found])
+    return found

@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import archive, checks, files, orientation, pipeline
 from .. import metrics as scores
+from ..atomic import make_folder
 from ..backends.training_folder import RESUME_FILES
 from ..config import ModelConfig, ReconstructionConfig, RuntimeConfig, TrainingConfig
 from ..errors import OutputError
@@ -273,7 +274,7 @@ def train(args: argparse.Namespace) -> Report:
     say(f'Model {args.model}; checkpoints in {folder}')
     from ..report import save_loss_curve
 
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     curve = folder / targets.CURVE
     save_loss_curve(trained.history, curve)
     say(f'Loss curve {curve}')

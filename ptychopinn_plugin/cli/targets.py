@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .. import files
+from ..atomic import make_folder
 from ..report import FIGURE_SUFFIXES
 from ..simulate import Simulation
 
@@ -28,6 +29,8 @@ def of_train(args: argparse.Namespace) -> None:
     """Raise `OutputError` when the model cannot be written or would replace an input."""
     files.check_target(args.model, MODEL_SUFFIXES)
     curve = (args.folder or training_folder(args.model)) / CURVE
+    if os.path.lexists(curve.parent):  # else it is made
+        files.check_target(curve)
     inputs = _inputs(args, *args.scans, *args.validation, others=(args.initial,))
     files.check_distinct((args.model, curve), inputs)
 
@@ -63,6 +66,6 @@ def _of_scan(target: Path) -> None:
     """Check the files of a scan; a name without a suffix means a folder, which is made."""
     if not target.suffix and not os.path.lexists(target):
         files.check_target(target)
-        target.mkdir()
+        make_folder(target)
     for file in files.scan_targets(target):
         files.check_target(file, files.SCAN_SUFFIXES)

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import DataError, explain, require
 from ..geometry import pixel_size_m
-from ..scan import Array, Bool, Double, Geometry, Scan, frame_around
+from ..scan import MAX_OBJECT_PX, Array, Bool, Double, Geometry, Scan, check_finite, frame_around
 from .frames import middle_px, pair_of, single_layer
 from .hdf5 import Patterns, host_counts, paired, with_product
 from .new_hdf5 import new_hdf5
@@ -142,6 +142,7 @@ def _without_object(h5: Any, patterns: Patterns, diffraction: str, name: str) ->
     size = _pixel_size(h5, geometry)
     rows, positions_m = paired(patterns.index, *_translations(h5, len(stored)))
     positions_px = positions_m / np.asarray(size)
+    _check_extent(positions_m, size, geometry)
     frame = frame_around(positions_px, stored.shape[-1])
     known = UNKNOWN_PIXEL_M not in size
     y, x = (middle_px(frame) * np.asarray(size)).tolist()
@@ -165,6 +166,23 @@ def _without_object(h5: Any, patterns: Patterns, diffraction: str, name: str) ->
     )
 
 
+def _check_extent(positions_m: Double, size_m: tuple[float, float], geometry: Geometry) -> None:
+    # The scales come first: an energy in eV where the format has joules is seen nowhere else.
+    extent_m = np.ptp(positions_m, axis=0)
+    extent_px = extent_m / np.asarray(size_m)
+    require(
+        (len(positions_m) == 1 or extent_px.max() >= 1) and extent_px.max() <= MAX_OBJECT_PX,
+        DataError,
+        'The translations do not fit the object pixel',
+        expected=f'a scan of 1 to {MAX_OBJECT_PX} pixels',
+        received=f'{extent_m[0]:.3g} x {extent_m[1]:.3g} m in pixels of {size_m[0]:.3g} x '
+        f'{size_m[1]:.3g} m, of photon_energy_eV={geometry.photon_energy_eV}, '
+        f'detector_distance_m={geometry.detector_distance_m}, '
+        f'detector_pixel_size_m={geometry.detector_pixel_size_m}',
+        cure='Check the units: translations, distance and pixel sizes are in m, the energy in J',
+    )
+
+
 def _check_probe(h5: Any) -> None:
     require(
         any(has(h5, key) for key in PROBE),
@@ -185,7 +203,7 @@ def _translations(h5: Any, count: int | None) -> tuple[Array, Double]:
         expected='(patterns, 2 or 3), in the order x, y, z',
         received=f'translation.shape={stored.shape}',
     )
-    require(np.isfinite(stored).all(), DataError, 'Positions contain NaN or infinity')
+    check_finite(stored)
     positions_m = stored[:, 1::-1].astype(np.float64)
     if has(h5, POSITION_INDEX):
         index = read(h5, POSITION_INDEX)

@@ -73,6 +73,7 @@ def _scan(scan: Scan, kind: str, diffraction: str) -> dict[str, Any]:
     }
     for key, value in asdict(scan.geometry).items():
         facts[key] = [float(v) for v in value] if isinstance(value, tuple) else value
+    facts['nominal'] = scan.geometry.nominal or None
     return facts
 
 
@@ -88,6 +89,7 @@ def _product(file: Path) -> dict[str, Any]:
         'pixel_size_m': None if known is None else list(known),
         'detector_distance_m': product.detector_distance_m,
         'photon_energy_eV': product.photon_energy_eV,
+        'nominal': product.nominal or None,
         'losses': len(product.losses),
     }
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from ..apart import apart, size_of
 from ..errors import DataError, DataFileMissingError, explain, require
 from ..result import Reconstruction
-from ..scan import Scan
+from ..scan import Geometry, Scan
 from .counts import check_kind
 from .cxi import load_cxi, save_cxi
 from .hdf5 import load_pair, load_training, save_training
@@ -99,6 +100,9 @@ def save_scan(scan: Scan, path: Source, *, packed: bool = True) -> None:
         return
     check_target(file, SCAN_SUFFIXES)
     writer = WRITERS[file.suffix.lower()]
+    if scan.geometry.nominal and scan.geometry.known_pixel_size_m is None:
+        # These formats can leave out what nobody knows, and cannot say that it is made up.
+        scan = replace(scan, geometry=Geometry())
     if writer is save_npz:
         save_npz(scan, file, packed=packed)
     else:
@@ -153,6 +157,7 @@ def _hdf5_format(file: Path) -> str:
                 'The HDF5 file holds no scan',
                 expected='patterns and indexes (Ptychodus), or entry_1 (CXI)',
                 received=f'keys={", ".join(list(h5)[:12]) or "none"}',
+                cure='Open it in Ptychodus and save diffraction and product, or write an NPZ',
             )
         )
 

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import DataError, require
 from ..geometry import pixel_size_m
 from ..mapped import rows_of
-from ..scan import Array, Bool, Double, Geometry, Scan
+from ..scan import Array, Bool, Double, Geometry, Scan, check_finite
 from .counts import as_counts
 from .frames import pair_of, place
 from .new_hdf5 import new_hdf5
@@ -95,7 +95,7 @@ def paired(pattern_index: Array, position_index: Array, positions_m: Double) -> 
         received=f'indexes.shape={pattern_index.shape}, dtype={pattern_index.dtype}',
     )
     require(len(position_index) > 0, DataError, 'The product holds no probe positions')
-    require(np.isfinite(positions_m).all(), DataError, 'Positions contain NaN or infinity')
+    check_finite(positions_m)
     known, which, times = np.unique(position_index, return_inverse=True, return_counts=True)
     means = [np.bincount(which, positions_m[:, axis]) / times for axis in (0, 1)]
     rows = (pattern_index >= max(known[0], 0)) & (pattern_index <= known[-1])

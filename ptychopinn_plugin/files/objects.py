@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,8 @@ def _from_hdf5(file: Path, key: str | None) -> ObjectImage:
             )
             return _from_product(cxi_product(h5))
         stored = read(h5, WEIGHT_KEY) if has(h5, WEIGHT_KEY) else None
-    return _from_product(load_product(file), stored)
+    product = load_product(file)
+    return replace(_from_product(product, stored), place_m=product.place_m)
 
 
 def _from_training(h5: Any) -> ObjectImage:

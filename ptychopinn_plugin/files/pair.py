@@ -13,10 +13,10 @@ from ..atomic import atomic_paths
 from ..errors import DataError, explain
 from ..geometry import pixel_size_m
 from ..result import ObjectImage
-from ..scan import Geometry, Scan
+from ..scan import NOMINAL_PIXEL, Geometry, Scan
 from .new_hdf5 import hdf5_into
 from .npz import object_array
-from .product import TRUE_OBJECT_KEY, scan_pixel_size_m, write_product
+from .product import NOMINAL, TRUE_OBJECT_KEY, scan_pixel_size_m, write_product
 from .safe_hdf5 import attribute, open_hdf5
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,6 @@ DIFFRACTION_FILE, PRODUCT_FILE = 'diffraction.h5', 'product.h5'
 NOMINAL_PIXEL_M, NOMINAL_ENERGY_EV, NOMINAL_DISTANCE_M = 1e-8, 1e4, 1.0
 # One number in both files: which two belong together. The host drops it when it writes its own.
 WRITING = 'ptychopinn_writing'
-NOMINAL = 'Nominal geometry: energy, distance and pixel sizes were not known.'
 
 
 def save_pair(scan: Scan, folder: Path) -> None:
@@ -35,7 +34,7 @@ def save_pair(scan: Scan, folder: Path) -> None:
     Where the scan lacks a physical geometry, a nominal one is written and the product says so: the
     host cannot work without. Raises `OutputError`.
     """
-    placed, nominal = _placed(scan)
+    placed = _placed(scan)
     guess = object_array(scan)
     image = ObjectImage(guess, np.empty(0, np.float32), scan.frame.origin_px)
     writing = secrets.randbits(52)  # exact as a float
@@ -53,9 +52,8 @@ def save_pair(scan: Scan, folder: Path) -> None:
         with hdf5_into(product) as h5:
             h5.attrs[WRITING] = writing
             write_product(h5, placed, image, scan.probe, scan.name, scan.positions_px)
-            if nominal:
-                h5.attrs['comments'] = NOMINAL
-                logger.warning('%s %g nm pixels were taken', NOMINAL, NOMINAL_PIXEL_M * 1e9)
+            if placed.geometry.nominal:
+                logger.warning(placed.geometry.nominal)
             if scan.true_object is not None:
                 h5.create_dataset(TRUE_OBJECT_KEY, data=scan.true_object, compression='lzf')
 
@@ -98,17 +96,26 @@ def _is_of(part: Path, writing: float) -> bool:
         return False
 
 
-def _placed(scan: Scan) -> tuple[Scan, bool]:
-    """Return the scan with a complete geometry, and whether part of it is nominal."""
+def _placed(scan: Scan) -> Scan:
+    """Return the scan with a complete geometry, which says what of it is nominal."""
     g = scan.geometry
     size = scan_pixel_size_m(scan)
-    complete = size and g.photon_energy_eV and g.detector_distance_m
-    if complete and g.detector_pixel_size_m:
-        return scan, False
+    unknown = [
+        text
+        for text, known in (
+            (f'energy {NOMINAL_ENERGY_EV / 1e3:g} keV', g.photon_energy_eV),
+            (f'distance {NOMINAL_DISTANCE_M:g} m', g.detector_distance_m),
+            (f'{NOMINAL_PIXEL} {NOMINAL_PIXEL_M * 1e9:g} nm', size),
+        )
+        if not known
+    ]
+    if not unknown and g.detector_pixel_size_m:
+        return scan
     size = size or (NOMINAL_PIXEL_M, NOMINAL_PIXEL_M)
     energy = g.photon_energy_eV or NOMINAL_ENERGY_EV
     distance = g.detector_distance_m or NOMINAL_DISTANCE_M
     # The far-field relation is its own inverse: object pixels in, detector pixels out.
     detector = pixel_size_m(energy, distance, size, scan.side_px)
-    made = Geometry(size, g.object_centre_m, detector, distance, energy)
-    return replace(scan, geometry=made), not complete
+    note = f'{NOMINAL}, where the scan does not know it: {", ".join(unknown)}' if unknown else ''
+    made = Geometry(size, g.object_centre_m, detector, distance, energy, nominal=note or g.nominal)
+    return replace(scan, geometry=made)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
 
+from ..atomic import behind
 from ..errors import DataError, DataFileMissingError, OutputError, explain, require
 
 Source = str | os.PathLike[str]
@@ -45,6 +46,7 @@ def check_target(path: Source | None, suffixes: Collection[str] = ()) -> None:
     if path is None:
         return
     file = Path(path)
+    folder = behind(file).parent
     require(
         not os.path.isdir(file),
         OutputError,
@@ -53,11 +55,11 @@ def check_target(path: Source | None, suffixes: Collection[str] = ()) -> None:
         received=str(file),
     )
     require(
-        os.access(file.parent, os.W_OK | os.X_OK),
+        os.access(folder, os.W_OK | os.X_OK),
         OutputError,
         f'Cannot write {file}',
         expected='an existing, writable folder',
-        received=str(file.parent),
+        received=str(folder),
         cure='Choose another output',
     )
     require(

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..apart import apart, size_of
 from ..atomic import atomic_path
-from ..errors import DataError, explain, require
+from ..errors import DataError, explain, printable, require
 from ..geometry import pixel_size_m
 from ..result import ObjectImage, Reconstruction
 from ..scan import Array, Complex, Double, Geometry, Scan
@@ -27,6 +27,7 @@ from .paths import Source, existing_file
 from .safe_hdf5 import attribute, dataset_at, has, open_hdf5, positive, read
 
 UNKNOWN_PIXEL_M = 1.0
+NOMINAL = 'Nominal geometry'  # how the comments of such a product begin
 WEIGHT_KEY = 'ptychopinn_plugin_weight'
 TRUE_OBJECT_KEY = 'ptychopinn_plugin_true_object'
 # The host's names since 1.7, and before.
@@ -58,6 +59,7 @@ class Product:
     origin_px: Pair = ORIGIN
     true_object: Complex | None = None
     near_field: bool = False
+    nominal: str = ''
 
     @property
     def geometry(self) -> Geometry:
@@ -69,7 +71,20 @@ class Product:
             detector_distance_m=self.detector_distance_m,
             photon_energy_eV=self.photon_energy_eV,
             near_field=self.near_field,
+            nominal=self.nominal,
         )
+
+    @property
+    def place_m(self) -> tuple[Pair, Pair] | None:
+        """The size of a pixel and the position of `object[0, 0]` [m], None where the file does not
+        know them. Nominal ones are alike in all products of a scan.
+        """
+        size = self.geometry.pixel_size_m
+        if size is None:
+            return None
+        half = (np.asarray(self.object.shape, np.float64) - 1) / 2
+        y, x = (np.asarray(self.object_centre_m) - half * np.asarray(size)).tolist()
+        return size, (y, x)
 
     def pixels(self, positions_m: Double) -> Double:
         """Return positions (K, 2) in pixels of the object array."""
@@ -109,6 +124,7 @@ def _load(file: Path) -> Product:
             losses=tuple(read(h5, 'loss_values').tolist()) if has(h5, 'loss_values') else (),
             origin_px=pair_of(None if origin is None else np.asarray(origin), 'origin_px'),
             near_field=not np.all(h5.attrs.get('far_field', True)),
+            nominal=_nominal(h5.attrs.get('comments')),
         )
 
 
@@ -122,7 +138,7 @@ def save_product(
             h5, scan, reconstruction.image, reconstruction.probe, name or scan.name,
             reconstruction.positions_px,
         )  # fmt: skip
-        h5.attrs['comments'] = comments
+        h5.attrs['comments'] = comments or scan.geometry.nominal
         h5[WEIGHT_KEY] = reconstruction.image.weight.astype(np.float32)
         del h5['loss_epochs'], h5['loss_values']
         h5['loss_epochs'] = np.arange(len(reconstruction.losses))
@@ -199,7 +215,8 @@ def metres(scan: Scan, positions_px: Double, size_m: Pair) -> Double:
 
 def _write_metadata(h5: Any, scan: Scan, probe: Complex, name: str) -> None:
     geometry = scan.geometry
-    h5.attrs['name'], h5.attrs['comments'] = name, ''
+    # A file's name may be no text: HDF5 takes none that is not.
+    h5.attrs['name'], h5.attrs['comments'] = printable(name), geometry.nominal
     h5.attrs['detector_object_distance_m'] = float(geometry.detector_distance_m or 0.0)
     for key in ENERGY_KEYS:
         h5.attrs[key] = float(geometry.photon_energy_eV or 0.0)
@@ -237,6 +254,12 @@ def _positions_m(h5: Any) -> Double:
 
 def _energy(h5: Any) -> float | None:
     return next((e for e in (positive(attribute(h5, k)) for k in ENERGY_KEYS) if e), None)
+
+
+def _nominal(comments: Any) -> str:
+    # The comments outlive the host, which drops what it does not know when it writes its own.
+    first = comments.partition('\n')[0] if isinstance(comments, str) else ''
+    return first if first.startswith(NOMINAL) else ''
 
 
 def _true_object(h5: Any) -> Complex | None:

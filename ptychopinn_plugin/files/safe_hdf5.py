@@ -101,6 +101,15 @@ def dataset_at(h5: Any, key: str) -> Any:
         f'The dataset {key} does not hold numbers',
         received=f'dtype={dataset.dtype}, shape={dataset.shape}',
     )
+    missing = _missing_filters(dataset)
+    require(
+        not missing,
+        DataError,
+        f'The dataset {key} is packed with a filter that is not installed',
+        expected='no packing, or a filter of HDF5 or of hdf5plugin',
+        received=f'filter={", ".join(missing)}',
+        cure='Unpack it where it was written (h5repack -f NONE), or install its plug-in for HDF5',
+    )
     declared = math.prod(dataset.shape) * dataset.dtype.itemsize
     on_disk = Path(h5.filename).stat().st_size
     require(
@@ -112,6 +121,19 @@ def dataset_at(h5: Any, key: str) -> Any:
         cure='Check the file',
     )
     return dataset
+
+
+def _missing_filters(dataset: Any) -> list[str]:
+    """Return the filters of a dataset, by number and name, that nobody here can undo."""
+    import h5py
+
+    made = dataset.id.get_create_plist()
+    filters = [made.get_filter(i) for i in range(made.get_nfilters())]
+    return [
+        f'{f[0]} {f[3].decode(errors="replace")}'
+        for f in filters
+        if not h5py.h5z.filter_avail(f[0])
+    ]
 
 
 def number(h5: Any, key: str) -> float | None:

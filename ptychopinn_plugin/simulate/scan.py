@@ -20,6 +20,7 @@ from .probes import PROBES, load_probe, make_probe
 from .specimens import SPECIMENS
 
 BATCH = 64
+STEPPED = ('raster', 'jitter')  # paths with a step
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,20 @@ class Simulation:
             'probe file needs a file',
             expected='probe_file',
             received='none',
+        )
+        require(  # else another probe, or other positions, would be simulated without a word
+            self.probe == 'file' or not self.probe_file,
+            ConfigError,
+            'A probe file is given for a probe that is made',
+            expected='probe=file, or no probe_file',
+            received=f'probe={self.probe}, probe_file={self.probe_file}',
+        )
+        require(
+            self.scan in STEPPED or not self.step_px,
+            ConfigError,
+            'A step is given for a scan that has none',
+            expected=f'scan={" or ".join(STEPPED)}, or no step_px',
+            received=f'scan={self.scan}, step_px={self.step_px:g}',
         )
 
 

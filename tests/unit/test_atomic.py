@@ -9,6 +9,7 @@ import pytest
 
 from ptychopinn_plugin.atomic import atomic_path
 from ptychopinn_plugin.errors import OutputError
+from ptychopinn_plugin.files import check_target
 
 
 @pytest.mark.parametrize('old', [None, b'old'])
@@ -102,6 +103,27 @@ def test_a_folder_as_target(tmp_path):
 def test_a_part_that_the_writer_removed_is_an_output_error(tmp_path):
     with pytest.raises(OutputError, match='Cannot write'), atomic_path(tmp_path / 'a') as part:
         part.unlink()
+
+
+@pytest.mark.parametrize('old', [None, b'old'])
+def test_a_symbolic_link_stays_one(tmp_path, old):
+    """A result may lie on another disk: what the link leads to is written, and nothing here."""
+    disk, here = tmp_path / 'disk', tmp_path / 'here'
+    disk.mkdir()
+    here.mkdir()
+    if old is not None:
+        (disk / 'real.npz').write_bytes(old)
+    (here / 'link.npz').symlink_to('../disk/real.npz')
+    check_target(here / 'link.npz')
+    with atomic_path(here / 'link.npz') as part:
+        assert part.parent == disk
+        part.write_bytes(b'new')
+    assert (here / 'link.npz').is_symlink()
+    assert (disk / 'real.npz').read_bytes() == b'new'
+    assert [p.name for p in here.iterdir()] == ['link.npz']
+    (here / 'lost.npz').symlink_to('../none/real.npz')
+    with pytest.raises(OutputError, match=r'Cannot write .*lost\.npz.*none'):
+        check_target(here / 'lost.npz')
 
 
 def test_permissions_follow_the_umask(tmp_path):

@@ -179,6 +179,8 @@ def test_probes_that_do_not_fit(scan):
     narrow[0, 32, 32] = 1
     assert 'lie within' in named(replace(scan, probe=narrow))['probe width'].saw
     assert 'outer' in named(replace(scan, probe=np.ones_like(scan.probe)))['probe width'].saw
+    corner = named(replace(scan, probe=np.fft.fftshift(scan.probe, axes=(1, 2))))['probe width']
+    assert 'FFT-shifted' in corner.saw
     far = named(replace(scan, probe=narrow))['probe curvature']
     assert 'far field' in far.saw
 
@@ -223,7 +225,7 @@ def test_dead_and_hot_pixels(scan):
     counts = scan.counts.copy()
     y, x = np.unravel_index(scan.counts.mean(0).argmax(), (64, 64))
     counts[:, y, x] = 0
-    counts[:, 3, 4] = scan.counts.max()
+    counts[:, 3, 4] = scan.counts.max() - np.arange(len(counts)) % 9
     spoiled = replace(scan, counts=counts)
     assert np.argwhere(dead_pixels(Sample(spoiled))).tolist() == [[y, x]]
     assert np.argwhere(hot_pixels(Sample(spoiled))).tolist() == [[3, 4]]
@@ -232,6 +234,35 @@ def test_dead_and_hot_pixels(scan):
     bad = np.zeros((64, 64), bool)
     bad[[y, 3], [x, 4]] = True
     assert named(replace(spoiled, bad_pixels=bad)) == {}
+
+
+@pytest.mark.parametrize('dtype', ['uint16', '>u4', 'int32', 'float32'])
+def test_pixels_that_a_detector_marks(scan, dtype):
+    """Gaps and masked pixels at the largest number, as Dectris writes them, are nothing else."""
+    counts = np.minimum(scan.counts, 60_000).astype(dtype)
+    mark = 2**32 - 1 if dtype == 'float32' else np.iinfo(dtype).max
+    counts[:, 20:24] = counts[:, :, 50] = counts[:, 3, 4] = mark
+    (finding,) = check_scan(replace(scan, counts=counts))
+    assert (finding.check, finding.level) == ('stuck pixels', WARNING)
+    assert finding.saw.startswith('317 pixels ([0, 50], ')
+    bad = np.zeros((64, 64), bool)
+    bad[20:24] = bad[:, 50] = bad[3, 4] = True
+    assert named(replace(scan, counts=counts, bad_pixels=bad)) == {}
+
+
+def test_counts_cut_off_in_every_pattern_are_not_stuck(scan):
+    counts = np.minimum(scan.counts, int(scan.counts.min(0).max()) // 2)
+    assert (np.ptp(counts, axis=0) == 0)[counts[0] > 60].any()
+    found = named(replace(scan, counts=counts))
+    assert 'saturation' in found
+    assert 'stuck pixels' not in found
+
+
+def test_a_mask_of_good_pixels(scan):
+    bad = np.zeros((64, 64), bool)
+    bad[20:24] = True
+    assert '3840 of 4096' in check_scan(replace(scan, bad_pixels=~bad))[0].saw
+    assert 'bad pixels' not in named(replace(scan, bad_pixels=bad))
 
 
 def test_the_focus_of_a_wide_beam_is_no_hot_pixel():
@@ -377,6 +408,9 @@ def test_findings_are_told_at_their_level(caplog):
 def test_a_scan_of_one_colour_is_no_fault(caplog):
     blank = Scan(np.ones((20, 16, 16), np.uint8), np.zeros((20, 2)), np.ones((16, 16)))
     check_scan(blank)
+    counts = np.zeros((20, 16, 16), np.uint16)
+    counts[:, 8, 8] = 500  # of which nothing is left without what is the same in all
+    check_scan(Scan(counts, np.random.default_rng(0).uniform(0, 9, (20, 2)), np.ones((16, 16))))
     assert caplog.text == ''
 
 

@@ -17,7 +17,7 @@ import pytest
 from toy_backend import displacement
 
 from ptychopinn_plugin import files, load_model, load_scan, pipeline
-from ptychopinn_plugin.cli import commands, main
+from ptychopinn_plugin.cli import commands, demo, main
 from ptychopinn_plugin.cli.flags import build_parser, settings
 from ptychopinn_plugin.cli.progress import Bar
 from ptychopinn_plugin.cli.targets import training_folder
@@ -27,6 +27,7 @@ from ptychopinn_plugin.config import (
     RuntimeConfig,
     TrainingConfig,
     declared,
+    without_effect,
 )
 from ptychopinn_plugin.pretrained import FILE as PRETRAINED
 from ptychopinn_plugin.result import Epoch
@@ -505,6 +506,66 @@ def test_doctor_says_what_to_install(capsys, monkeypatch):
     assert 'sweeps on a processor: ' in err
     assert "pip install 'ptychopinn-plugin[torch]'" in err
     assert report['backends']['torch']['reason'].startswith('missing torch')
+
+
+@pytest.mark.parametrize('command', ['train', 'demo'])
+def test_a_folder_that_is_a_file_is_told_first(toy, scan_file, tmp_path, capsys, command):
+    file = tmp_path / 'file'
+    file.write_text('mine')
+    more = (scan_file, '--model', tmp_path / 'm.h5.zip') if command == 'train' else ()
+    code, report, err = run(capsys, command, *more, '--folder', file, '--json')
+    assert code == 1
+    assert 'Cannot write' in report['error']
+    assert 'Unexpected' not in err
+    assert file.read_text() == 'mine'
+
+
+def test_a_report_that_nobody_reads_is_one_line(tmp_path):
+    """A pipe whose reader has gone, and a full disk."""
+    file = tmp_path / 'arrays.npz'
+    np.savez(file, a=np.ones(3))
+    info = (sys.executable, '-m', 'ptychopinn_plugin', 'info', str(file), '--json')
+    reader, writer = os.pipe()
+    os.close(reader)
+    with ExitStack() as stack:
+        closed = stack.enter_context(os.fdopen(writer, 'wb'))
+        full = [stack.enter_context(open('/dev/full', 'wb'))] if os.path.exists('/dev/full') else []
+        for out in (closed, *full):
+            done = subprocess.run(info, stdout=out, stderr=subprocess.PIPE, text=True, check=False)
+            assert done.returncode == 1
+            assert 'error: The report cannot be written to standard output' in done.stderr
+            assert 'Traceback' not in done.stderr
+            assert 'Exception ignored' not in done.stderr
+
+
+def test_what_other_packages_tell_is_not_shown(tmp_path):
+    """Torch logs statistics when it is interrupted in an import."""
+    code = (
+        'import logging, sys\n'
+        'from ptychopinn_plugin.cli import main\n'
+        'main(["info", sys.argv[1]])\n'
+        'logging.getLogger("torch").info("cache hits: 0")\n'
+        'logging.getLogger("ptychopinn_plugin").info("ours")\n'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code, str(tmp_path / 'none.npz')],
+        stderr=subprocess.PIPE, text=True, check=True,
+    )  # fmt: skip
+    assert 'ours' in done.stderr
+    assert 'cache hits' not in done.stderr
+
+
+def test_the_demo_gives_no_setting_in_vain(tmp_path, monkeypatch):
+    given = {}
+
+    def train(scan, **settings):
+        given.update(settings)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, 'train', train)
+    with pytest.raises(KeyboardInterrupt):
+        demo.run(tmp_path, RuntimeConfig())
+    assert not without_effect(given.get('model', ModelConfig()), given['training'])
 
 
 def test_import_is_quick_and_clean():

@@ -125,7 +125,12 @@ REFUSALS = [
     ({TRANSLATION: np.zeros((M, 4))}, 'translations have the wrong shape'),
     ({TRANSLATION: np.zeros((M - 1, 3))}, 'Positions and patterns differ in number'),
     ({TRANSLATION: np.full((M, 3), np.inf)}, 'Positions contain NaN or infinity'),
-    ({TRANSLATION: np.random.default_rng(0).random((M, 3)) * 1e3}, 'too large an object'),
+    ({TRANSLATION: np.random.default_rng(0).random((M, 3)) * 1e3}, 'Check the units: transl'),
+    ({TRANSLATION: np.random.default_rng(0).random((M, 3)) * 1e-12}, 'scan of 1 to 100000 pixels'),
+    (
+        {'entry_1/instrument_1/source_1/energy': 8000.0},
+        r'translations do not fit the object pixel.*eV=4\.99.*energy in J',
+    ),
     ({'entry_1/data_1/data': np.ones((N, N))}, 'wrong rank|differ in number'),
     ({'entry_1/data_1/data': np.zeros((M, N, N))}, 'patterns are zero'),
     ({'entry_1/data_1/data': np.full((M, N, N), np.nan)}, 'NaN or infinity'),

@@ -109,6 +109,18 @@ def test_opens_the_filters_of_detectors(folder):
     np.testing.assert_array_equal(load_scan(folder).counts, made()[0])
 
 
+def test_a_filter_that_is_not_installed_is_no_damage(folder):
+    hdf5plugin = pytest.importorskip('hdf5plugin')
+    file = folder / 'diffraction.h5'
+    write_diffraction(file, compression=dict(hdf5plugin.Zstd()))
+    known, unknown = (number.to_bytes(2, 'little') for number in (hdf5plugin.ZSTD_ID, 32099))
+    stored = file.read_bytes()
+    assert stored.count(known) == 1
+    file.write_bytes(stored.replace(known, unknown))
+    with pytest.raises(DataError, match=r'filter that is not installed.*filter=32099 .*h5repack'):
+        load_scan(folder)
+
+
 def test_pairs_by_index(folder, caplog):
     """DC-4: duplicates averaged, gaps interpolated, what lies outside dropped and counted."""
     positions = made()[1]

@@ -13,7 +13,7 @@ import pytest
 
 from ptychopinn_plugin.cli import main
 from ptychopinn_plugin.errors import DataError, DataFileMissingError, OutputError
-from ptychopinn_plugin.files import load_object, load_scan, save_scan
+from ptychopinn_plugin.files import describe, load_object, load_scan, save_scan
 from ptychopinn_plugin.geometry import pixel_size_m
 from ptychopinn_plugin.scan import Frame, Geometry
 
@@ -117,6 +117,37 @@ def test_an_incomplete_geometry_is_made_consistent(small_scan, tmp_path, known):
     assert nominal == (known.detector_pixel_size_m is None)
     if known.pixel_size_m or known.detector_pixel_size_m:
         assert size == pytest.approx(PIXEL)
+
+
+@pytest.mark.parametrize(
+    ('known', 'pixel', 'text'),
+    [
+        (Geometry(), None, 'energy 10 keV, distance 1 m, pixel size 10 nm'),
+        (Geometry(PIXEL, None, None, None, 8000.0), PIXEL, 'it: distance 1 m'),
+        (Geometry(None, None, None, 1.5, 8000.0), None, 'it: pixel size 10 nm'),
+        (Geometry(None, None, DETECTOR, 1.5, 8000.0), PIXEL, ''),
+    ],
+)
+def test_what_is_nominal_stays_so(small_scan, tmp_path, caplog, known, pixel, text):
+    """No length that was made up is one of the scan when it is read, nor in what is made of it."""
+    save_scan(replace(small_scan, geometry=known), tmp_path)
+    assert text in caplog.text
+    back = load_scan(tmp_path).geometry
+    assert back.nominal.endswith(text)
+    assert bool(back.nominal) == bool(text)
+    assert back.known_pixel_size_m == (None if pixel is None else pytest.approx(pixel))
+    assert describe(tmp_path)['nominal'] == (back.nominal or None)
+    for name in ('a.cxi', 'a.h5') if pixel is None else ():
+        save_scan(load_scan(tmp_path), tmp_path / name)
+        assert load_scan(tmp_path / name).geometry == Geometry()
+    other = tmp_path / 'other'
+    other.mkdir()
+    save_scan(load_scan(tmp_path), other)
+    assert load_scan(other).geometry == back
+    with h5py.File(tmp_path / 'product.h5', 'a') as product:
+        assert product.attrs['comments'] == back.nominal
+        product.attrs['comments'] = f'{back.nominal}\nGood spot'
+    assert load_scan(tmp_path).geometry == back
 
 
 def test_the_energy_of_an_older_host_is_read(small_scan, tmp_path):

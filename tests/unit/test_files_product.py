@@ -25,6 +25,7 @@ from ptychopinn_plugin.files import (
     save_scan,
 )
 from ptychopinn_plugin.geometry import relative_illumination
+from ptychopinn_plugin.metrics import overlap
 from ptychopinn_plugin.result import ObjectImage, Reconstruction
 from ptychopinn_plugin.scan import Geometry, Scan
 
@@ -318,3 +319,44 @@ def test_the_real_scan(tmp_path):
     facts = describe(path)
     assert facts['patterns'] == 516
     assert facts['counts_per_frame'] == pytest.approx(4.6e5, rel=0.05)
+
+
+def product_of(path, obj, centre_m, pixel_m=10e-9):
+    """Write a product as another program does: its own object array, no origin in pixels."""
+    with h5py.File(path, 'w') as h5:
+        h5['object'], h5['probe'] = obj[None], np.ones((1, 1, 8, 8), np.complex64)
+        for axis, key in zip('yx', ('height', 'width'), strict=True):
+            h5['object'].attrs[f'pixel_{key}_m'] = pixel_m
+            h5['object'].attrs[f'center_{axis}_m'] = centre_m['yx'.index(axis)]
+            h5[f'probe_position_{axis}_m'] = centre_m['yx'.index(axis)] + np.linspace(-1, 1, 4) * (
+                10 * pixel_m
+            )
+        h5['probe_position_indexes'] = np.arange(4)
+    return path
+
+
+def test_products_are_compared_where_their_metres_put_them(tmp_path, caplog):
+    """Two programs, one scan, two object arrays: the larger one begins elsewhere."""
+    rng = np.random.default_rng(3)
+    wide = np.exp(1j * rng.random((60, 70))).astype(np.complex64)
+    one = product_of(tmp_path / 'one.h5', wide[12:52, 7:57], (3e-6, -2e-6))
+    # The centre of the part is (31.5, 31.5) px, of the whole (29.5, 34.5).
+    other = product_of(tmp_path / 'other.h5', wide, (3e-6 - 20e-9, -2e-6 + 30e-9))
+    a, b, _ = overlap(load_object(one), load_object(other))
+    np.testing.assert_array_equal(a, b)
+    assert a.shape == (40, 50)
+    coarse = product_of(tmp_path / 'coarse.h5', wide, (3e-6, -2e-6), 20e-9)
+    assert 'different size' not in caplog.text
+    overlap(load_object(one), load_object(coarse))
+    assert 'pixels of different size' in caplog.text
+
+
+def test_a_name_that_is_no_text_costs_no_result(tmp_path):
+    """A file that is named in Latin-1, from an old share."""
+    scan = small_scan(name=os.fsdecode(b'st\xe4rn'))
+    save_result(tmp_path / 'a.h5', scan, result_of(scan))
+    assert load_product(tmp_path / 'a.h5').losses
+    save_scan(scan, tmp_path)
+    assert len(load_scan(tmp_path)) == M
+    with h5py.File(tmp_path / 'product.h5') as h5:
+        assert h5.attrs['name'].startswith('st')

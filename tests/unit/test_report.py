@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ptychopinn_plugin import report
+from ptychopinn_plugin import files, report
 from ptychopinn_plugin.errors import OutputError
 from ptychopinn_plugin.geometry import relative_illumination
 from ptychopinn_plugin.result import Epoch, ObjectImage, Reconstruction
@@ -194,6 +194,18 @@ def test_the_scale_bar_has_the_length_it_says(scan, result, figures, tmp_path):
         (stroke,) = bar.size_bar.get_children()
         assert stroke.get_width() * 20e-9 == pytest.approx(200e-9)
         assert bar.txt_label.get_text() == '200 nm'
+
+
+def test_a_nominal_pixel_size_gives_no_scale_bar(scan, result, figures, tmp_path):
+    files.save_scan(scan, tmp_path)
+    read = files.load_scan(tmp_path)
+    assert read.geometry.pixel_size_m is not None
+    report.save_figure(result, read, tmp_path / 'out.png')
+    assert bars(figures[0]) == []
+    files.save_result(tmp_path / 'result.h5', read, result)
+    assert files.load_product(tmp_path / 'result.h5').geometry == replace(
+        read.geometry, detector_pixel_size_m=None
+    )
 
 
 def test_without_a_pixel_size_there_is_no_scale_bar(summary):
