@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from . import background, beam_intensity, starts, sweeper
+from . import background, beam_intensity, looks, starts, sweeper
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def unheard() -> Iterator[None]:
     def heard(record: logging.LogRecord) -> bool:
         return record.levelno >= logging.WARNING or record.thread != here
 
-    loggers = [module.logger for module in (starts, sweeper, beam_intensity, background)]
+    loggers = [module.logger for module in (starts, sweeper, looks, beam_intensity, background)]
     for told in loggers:
         told.addFilter(heard)
     try:

@@ -145,6 +145,19 @@ def test_held_out_patterns_are_scaled_when_they_join(scan):
     assert np.log(last.intensities / intensities).std() < 0.035
 
 
+@pytest.mark.parametrize('settings', [{}, {'correct_positions': True}])
+def test_held_out_patterns_wait_for_what_is_corrected(settings):  # PH-17
+    scan = simulate_scan(
+        Simulation(patterns=400, object_size_px=200, photons_per_frame=2e5, seed=33)
+    )
+    share = np.linspace(1, 0.2, len(scan))[:, None, None]
+    counts = np.random.default_rng(0).binomial(scan.counts.astype(np.int64), share)
+    decaying = replace(scan, counts=counts.astype(np.uint32))
+    last = swept(decaying, 40, held_out_stop=True, **settings)
+    assert last.number >= 16
+    assert missed(scan, last) < 0.8 * missed(scan, swept(decaying, 8, **settings))
+
+
 def test_behind_a_beam_stop_counts_do_not_tell(scan):
     bad = np.zeros((64, 64), bool)
     bad[20:44, 20:44] = True

@@ -106,6 +106,17 @@ def test_network_scale_fixes_the_mean_square(photons):
     assert (scaled**2).sum((1, 2)).mean() == pytest.approx((N / 2) ** 2, rel=1e-4)
 
 
+@pytest.mark.parametrize('scale', [1e-10, 1e-5, 1e-3])
+def test_noise_tells_for_how_many_photons_a_count_stands(scale):  # PH-16
+    mean = np.random.default_rng(0).exponential(100.0, 4000)
+    loss = len(mean) * scaling.ROOT_NOISE / mean.sum()
+    for left in (0.3, 1.0, 5.0):  # as much as noise leaves, more or less
+        assert scaling.photons_per_count(mean, left * loss) == 1
+    assert scaling.photons_per_count(mean * scale, loss) == pytest.approx(1 / scale, rel=0.3)
+    assert 1 <= scaling.photons_per_count(mean * scale, 5 * loss) < 0.3 / scale
+    assert np.isfinite(scaling.photons_per_count(mean, 0.0))
+
+
 def known_object():
     rng = np.random.default_rng(4)
     flat = rng.normal(size=(40, 40))
