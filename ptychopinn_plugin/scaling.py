@@ -17,6 +17,7 @@ from .geometry import illumination, windows
 from .scan import Array, Complex, Double, Float, Scan
 
 VACUUM_QUANTILE = 0.99
+COUNTS = 1e-12, 1e15  # of a beam: float32 holds the squares of its pixels
 LEAST_SEEN = 1e-3  # of the beam on good pixels: with less, the object scattered what is seen there
 PIXELS, SAMPLE = 2**22, (64, 256)  # of how many patterns a known object predicts the counts
 ROOT_NOISE = 0.25  # the variance of a square root of a Poisson count
@@ -67,8 +68,20 @@ def photons_per_count(mean: Double, loss: float) -> float:
 
 
 def beam_counts(totals: Double) -> float:
-    """Return the counts per frame of the unobstructed beam, judged by the brightest frames."""
-    return float(np.quantile(totals, VACUUM_QUANTILE))
+    """Return the counts per frame of the unobstructed beam, judged by the brightest frames: a scan
+    that was broken off may have few of them. Raises `DataError` when single precision is too small
+    for them.
+    """
+    found = float(np.quantile(totals[totals > 0], VACUUM_QUANTILE))
+    require(
+        COUNTS[0] <= found <= COUNTS[1],
+        DataError,
+        'The patterns are scaled far from counts',
+        expected=f'{COUNTS[0]:g} to {COUNTS[1]:g} counts in the brightest patterns',
+        received=f'{found:.3g}',
+        cure='Scale the patterns so that one photon is 1',
+    )
+    return found
 
 
 def normalised_probe(scan: Scan) -> Complex:

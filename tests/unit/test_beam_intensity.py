@@ -118,6 +118,22 @@ def test_patterns_without_beam_are_left_out(scan):
     assert missed(scan, last) < 0.4 * missed(scan, swept(dark, correct_intensities=False))
 
 
+def test_a_scan_that_was_broken_off_is_of_the_patterns_it_has(scan):
+    counts = scan.counts.copy()
+    counts[140:] = 0  # positions are random: most neighbours are empty
+    last = swept(replace(scan, counts=counts))
+    missing = np.flatnonzero(last.intensities == 0)
+    assert len(np.setdiff1d(np.arange(140, 400), missing)) < 10
+    assert missing.min() >= 140
+    assert missed(scan, last) < 0.05
+
+
+def test_few_photons_are_no_missing_beam():
+    dim = simulate_scan(Simulation(patterns=300, object_size_px=150, photons_per_frame=5, seed=8))
+    assert (dim.totals == 0).any()
+    assert not len(without_beam(dim))
+
+
 def test_a_dark_specimen_is_no_missing_beam(scan):
     y, x = np.indices(scan.frame.shape) - scan.frame.shape[0] / 2
     opaque = np.where(np.hypot(y, x) > 25, 0.02, scan.true_object)

@@ -89,6 +89,19 @@ def test_the_beam_is_what_the_brightest_frames_hold():  # PH-5
     assert scaling.beam_counts(totals) == 100
 
 
+def test_empty_patterns_have_no_part_in_the_beam():
+    counts = np.append(np.zeros(999), 100.0)
+    assert scaling.beam_counts(counts) == 100
+
+
+@pytest.mark.parametrize('scale', [1e-20, 1e20])
+def test_counts_that_single_precision_cannot_hold_are_refused(scale):
+    scan = make_scan()
+    scaled = replace(scan, counts=scan.counts.astype(np.float64) * scale)
+    with pytest.raises(DataError, match='scaled far from counts'):
+        scaling.normalised_probe(scaled)
+
+
 def test_flat_transmission():
     scan = make_scan()
     assert scaling.flat_transmission(scan) == pytest.approx(1, abs=1e-5)
