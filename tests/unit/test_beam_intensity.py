@@ -134,6 +134,19 @@ def test_few_photons_are_no_missing_beam():
     assert not len(without_beam(dim))
 
 
+@pytest.mark.parametrize('settings', [{}, {'update_probe': True}, {'correct_positions': True}])
+@pytest.mark.parametrize('side', [64, 48])
+def test_batches_may_be_without_any_beam(side, settings):
+    scan = simulate_scan(
+        Simulation(patterns=40, object_size_px=side + 40, pattern_size_px=side, seed=8)
+    )
+    counts = scan.counts.copy()
+    counts[::5] = 0
+    last = swept(replace(scan, counts=counts), 8, sweep_batch_size=1, **settings)
+    assert np.isfinite(last.image.object).all()
+    assert missed(scan, last) < 0.1
+
+
 def test_a_dark_specimen_is_no_missing_beam(scan):
     y, x = np.indices(scan.frame.shape) - scan.frame.shape[0] / 2
     opaque = np.where(np.hypot(y, x) > 25, 0.02, scan.true_object)
