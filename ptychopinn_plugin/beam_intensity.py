@@ -43,7 +43,7 @@ LARGEST = 8.0  # brighter or darker than on average; darker ones have no beam
 BRIGHT = 0.3  # of the usual counts, by the object: dark specimens do not tell a beam from none
 AROUND, CLOSE = 24, 0.75  # neighbours, and their distance, whose counts a pattern should have
 FEWEST = 3
-OFF = 0.15  # of what they have
+OFF, FEW = 0.15, 30.0  # of what they have, and how many counts are too few to tell
 
 
 class BeamIntensity:
@@ -83,7 +83,7 @@ class BeamIntensity:
         """
         known, most = self._logarithm[rows], float(np.log(LARGEST))
         missed = np.log(np.maximum(counts, 1) / np.maximum(predicted, 1)) - known
-        missed -= np.median(missed)
+        missed -= np.median(missed[self.present[rows]])
         bright = predicted > BRIGHT * np.median(predicted)
         lit = known + missed > -most
         if not self._asked:
@@ -124,10 +124,11 @@ def without_beam(scan: Scan) -> Rows:
     if totals.min() >= OFF * totals.max() or number < FEWEST:
         return none
     distance, near = cKDTree(scan.positions_px).query(scan.positions_px, k=number + 1)
-    others = (distance > 0) & (distance < CLOSE * diameter_px(scan.probe))
+    # Of a scan that was broken off most may be empty: those have no say.
+    others = (distance > 0) & (distance < CLOSE * diameter_px(scan.probe)) & (totals[near] > 0)
     enough = np.flatnonzero(others.sum(1) >= FEWEST)
     usual = np.nanmedian(np.where(others, totals[near], np.nan)[enough], axis=1)
-    return enough[totals[enough] < OFF * usual]
+    return enough[(totals[enough] < OFF * usual) & (usual > FEW)]
 
 
 def with_beam(scan: Scan) -> Scan:

@@ -75,17 +75,18 @@ class Canvas:
     part   rows and columns that hold all that gets light: the rest of what is here is of this part
     """
 
-    def __init__(self, scan: Scan, light: Light) -> None:
+    def __init__(self, scan: Scan, light: Light, photons_per_count: float = 1.0) -> None:
         self.shape = scan.frame.shape
         self.part = _lit(light.relative > DARK)
-        photons, views = light.photons[self.part], light.views[self.part]
+        photons = light.photons[self.part] * np.float32(photons_per_count)
+        views = light.views[self.part]
         self.light = np.clip(photons + 1e-2, 10**-2.1, 10**7.5)
         self.relative = np.ascontiguousarray(light.relative[self.part])
         self.trust = np.clip((self.relative - DARK) / (BRIGHT - DARK), 0, 1)
         self._least_noise = LEAST_PHOTON_NOISE / self.light + np.float32(LEAST_NOISE)
         self._per_light = 1 / (smoothed(self.relative[None], MEAN_PX)[0] + np.float32(1e-3))
         self._known = np.stack([np.log10(self.light) / 3 - 1, np.log10(views)])
-        self._noise_loss = noise_loss(scan)
+        self._noise_loss = noise_loss(scan) / photons_per_count
 
     def view(
         self, object_: Complex, last: Complex, *, loss: float, pace: float, number: int

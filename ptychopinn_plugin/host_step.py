@@ -268,7 +268,7 @@ class HostStep:
         crowded, a = batch.crowded(s.side), s.regularisation
         corner_px, power = batch.corner_px, self.power[: len(batch.rows)]
         kernels.merge(self.light, corner_px[crowded], power[crowded])
-        limits = 1 - a, a * float(power.max())
+        limits = 1 - a, a * max(float(power.max()), 1e-30)  # where none of them has light
         for part in parts:
             part.crowded = crowded[part.cut]
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from .canvas import Canvas, heard
 from .light import Light
-from .scan import Complex, Float, Scan
+from .scaling import mean_counts, photons_per_count
+from .scan import Complex, Double, Float, Scan
 from .sweep_plan import HURRIED_SWEEPS, LITTLE_HEARD, SweepPlan
+
+logger = logging.getLogger(__name__)
 
 Run = Callable[[Float], Float]  # a network, see `Canvas.corrected`
 
@@ -20,6 +24,8 @@ class Looks:
     ) -> None:
         self.make_run, self.hurried = make_run, sweeps < HURRIED_SWEEPS
         self.run: Run | None = None
+        self.mean: Double | None = None
+        self.photons = 1.0  # per count
         self.move(scan, light)
 
     def move(self, scan: Scan, light: Light) -> None:
@@ -39,7 +45,18 @@ class Looks:
         """Return the object (H, W) as the network has it; see `Canvas.corrected`."""
         assert self.make_run is not None
         self.run = self.run or self.make_run()
-        self.canvas = self.canvas or Canvas(self.scan, self.light)
+        self._count(loss)
+        self.canvas = self.canvas or Canvas(self.scan, self.light, self.photons)
         return self.canvas.corrected(
             self.run, object_, last, loss=loss, pace=plan.pace, number=number, share=plan.network
         )
+
+    def _count(self, loss: float) -> None:
+        """Find out for how many photons a count stands: the network judges noise by them."""
+        self.mean = mean_counts(self.scan) if self.mean is None else self.mean
+        photons = photons_per_count(self.mean, loss)
+        if photons <= self.photons:
+            return
+        if self.photons == 1:
+            logger.info('The noise is far below that of photons: the counts seem to be scaled')
+        self.photons, self.canvas = photons, None

@@ -74,9 +74,10 @@ HURRIED_SWEEPS, LITTLE_HEARD = 4, 0.25
 CACHE_BYTES, KEEPING_SWEEPS = 1 << 30, 4
 
 # Held-out patterns, where they decide: their share, their least and largest number, from which
-# sweep they are asked, and the share of all that they gained below which a sweep gains nothing.
+# sweep they are asked, also where positions or intensities of the others are found meanwhile and
+# theirs are not, and the share of all that they gained below which a sweep gains nothing.
 HELD_SHARE, LEAST_HELD, MOST_HELD = 0.05, 8, 256
-FIRST_ASKED = 4
+FIRST_ASKED, FIRST_ASKED_CORRECTED = 4, 8
 GAINS_NOTHING = 0.002
 
 
@@ -151,11 +152,11 @@ def held_out(patterns: int, seed: int) -> Rows | None:
     return np.sort(np.random.default_rng([seed, 11]).permutation(patterns)[:count])
 
 
-def settled(errors: Sequence[float]) -> bool:
+def settled(errors: Sequence[float], *, corrected: bool = False) -> bool:
     """Return whether the held-out patterns, whose errors after every sweep so far are given, gained
-    next to nothing by the last.
+    next to nothing by the last; `corrected` where the other patterns are moved or scaled.
     """
-    if len(errors) < FIRST_ASKED:
+    if len(errors) < (FIRST_ASKED_CORRECTED if corrected else FIRST_ASKED):
         return False
     return errors[-2] - errors[-1] < GAINS_NOTHING * (errors[0] - min(errors))
 

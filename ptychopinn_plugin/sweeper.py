@@ -372,7 +372,8 @@ def _sweeps(
         image = ObjectImage(found, start.weight, start.origin_px)
         if watched is not None:
             errors.append(predict(PLAIN, watched, image, sweeper.probe)[0])
-            if number >= total // 2 or settled(errors):
+            corrected = positions is not None or sweeper.gains is not None
+            if number >= total // 2 or settled(errors, corrected=corrected):
                 total, watched = min(total, 2 * number), None
                 logger.info('Settling after sweep %d of %d', number, total)
                 sweeper.use_all()

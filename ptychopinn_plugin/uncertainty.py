@@ -72,7 +72,10 @@ def repeated(scan: Scan, pattern: Callable[[int], Float], rng: Generator) -> Sca
             rows = range(start, min(start + BLOCK, len(scan)))
             yield rng.poisson(np.stack([pattern(k) for k in rows]) * good)
 
-    counts = mapped.made(blocks(), scan.counts.shape, np.dtype(np.uint32))
+    # No pixel has more than all of them; twice as many are still drawn.
+    large = 2 * float(scan.totals.max()) > np.iinfo(np.uint32).max
+    dtype = np.dtype(np.uint64 if large else np.uint32)
+    counts = mapped.made(blocks(), scan.counts.shape, dtype)
     return replace(scan, counts=counts, object_guess=None, true_object=None)
 
 

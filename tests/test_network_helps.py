@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 import ptychopinn_plugin as pp
@@ -39,6 +42,20 @@ def test_few_photons_and_few_patterns_are_helped(scores, backend):
         score = scores(settings, backend)
         assert score[True].phase_ssim > score[False].phase_ssim + 0.002
         assert score[True].amplitude_ssim > score[False].amplitude_ssim + 0.01
+
+
+@pytest.mark.parametrize('settings', [DIM, SPARSE])
+def test_scaled_counts_are_helped_as_photons_are(settings):
+    scan = simulate_scan(Simulation(specimen='leaves', seed=8101, **settings))
+    phase = {}
+    for scale in (1, 1e-2, 1e-5):
+        counts = scan.counts.astype(np.float32) * np.float32(scale)
+        result = pp.reconstruct(
+            replace(scan, counts=counts), reconstruction=ReconstructionConfig(sweeps=10)
+        )
+        score = pp.compare(result.image.object, scan.true_object, result.weight)
+        phase[scale] = score.phase_ssim
+    assert min(phase.values()) > phase[1] - 0.03
 
 
 @pytest.mark.parametrize('backend', BACKENDS)

@@ -612,7 +612,7 @@ static void make_shares(const Correction *c, Team *team, Band own, int64_t first
     team_meet(team);
     merge_rows(c, c->share, c->light, 1, c->crowded, own);
     team_meet(team);
-    float largest = 0;
+    float largest = 1e-30f; /* where no pattern of the batch has light */
     for (int64_t b = 0; b < c->batch; b++)
         largest = largest > c->brightest[b] ? largest : c->brightest[b];
     for (int64_t b = first; b < last; b++)

@@ -118,6 +118,35 @@ def test_patterns_without_beam_are_left_out(scan):
     assert missed(scan, last) < 0.4 * missed(scan, swept(dark, correct_intensities=False))
 
 
+def test_a_scan_that_was_broken_off_is_of_the_patterns_it_has(scan):
+    counts = scan.counts.copy()
+    counts[140:] = 0  # positions are random: most neighbours are empty
+    last = swept(replace(scan, counts=counts))
+    missing = np.flatnonzero(last.intensities == 0)
+    assert len(np.setdiff1d(np.arange(140, 400), missing)) < 10
+    assert missing.min() >= 140
+    assert missed(scan, last) < 0.05
+
+
+def test_few_photons_are_no_missing_beam():
+    dim = simulate_scan(Simulation(patterns=300, object_size_px=150, photons_per_frame=5, seed=8))
+    assert (dim.totals == 0).any()
+    assert not len(without_beam(dim))
+
+
+@pytest.mark.parametrize('settings', [{}, {'update_probe': True}, {'correct_positions': True}])
+@pytest.mark.parametrize('side', [64, 48])
+def test_batches_may_be_without_any_beam(side, settings):
+    scan = simulate_scan(
+        Simulation(patterns=40, object_size_px=side + 40, pattern_size_px=side, seed=8)
+    )
+    counts = scan.counts.copy()
+    counts[::5] = 0
+    last = swept(replace(scan, counts=counts), 8, sweep_batch_size=1, **settings)
+    assert np.isfinite(last.image.object).all()
+    assert missed(scan, last) < 0.1
+
+
 def test_a_dark_specimen_is_no_missing_beam(scan):
     y, x = np.indices(scan.frame.shape) - scan.frame.shape[0] / 2
     opaque = np.where(np.hypot(y, x) > 25, 0.02, scan.true_object)
@@ -143,6 +172,19 @@ def test_held_out_patterns_are_scaled_when_they_join(scan):
     uneven, intensities = fluctuating(scan, 0.1)
     last = swept(uneven, 30, held_out_stop=True)
     assert np.log(last.intensities / intensities).std() < 0.035
+
+
+@pytest.mark.parametrize('settings', [{}, {'correct_positions': True}])
+def test_held_out_patterns_wait_for_what_is_corrected(settings):  # PH-17
+    scan = simulate_scan(
+        Simulation(patterns=400, object_size_px=200, photons_per_frame=2e5, seed=33)
+    )
+    share = np.linspace(1, 0.2, len(scan))[:, None, None]
+    counts = np.random.default_rng(0).binomial(scan.counts.astype(np.int64), share)
+    decaying = replace(scan, counts=counts.astype(np.uint32))
+    last = swept(decaying, 40, held_out_stop=True, **settings)
+    assert last.number >= 16
+    assert missed(scan, last) < 0.8 * missed(scan, swept(decaying, 8, **settings))
 
 
 def test_behind_a_beam_stop_counts_do_not_tell(scan):

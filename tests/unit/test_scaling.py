@@ -89,6 +89,19 @@ def test_the_beam_is_what_the_brightest_frames_hold():  # PH-5
     assert scaling.beam_counts(totals) == 100
 
 
+def test_empty_patterns_have_no_part_in_the_beam():
+    counts = np.append(np.zeros(999), 100.0)
+    assert scaling.beam_counts(counts) == 100
+
+
+@pytest.mark.parametrize('scale', [1e-20, 1e20])
+def test_counts_that_single_precision_cannot_hold_are_refused(scale):
+    scan = make_scan()
+    scaled = replace(scan, counts=scan.counts.astype(np.float64) * scale)
+    with pytest.raises(DataError, match='scaled far from counts'):
+        scaling.normalised_probe(scaled)
+
+
 def test_flat_transmission():
     scan = make_scan()
     assert scaling.flat_transmission(scan) == pytest.approx(1, abs=1e-5)
@@ -104,6 +117,17 @@ def test_network_scale_fixes_the_mean_square(photons):
     scan = make_scan(photons=photons)
     scaled = scaling.network_scale(scan) * scaling.amplitudes(scan.counts)
     assert (scaled**2).sum((1, 2)).mean() == pytest.approx((N / 2) ** 2, rel=1e-4)
+
+
+@pytest.mark.parametrize('scale', [1e-10, 1e-5, 1e-3])
+def test_noise_tells_for_how_many_photons_a_count_stands(scale):  # PH-16
+    mean = np.random.default_rng(0).exponential(100.0, 4000)
+    loss = len(mean) * scaling.ROOT_NOISE / mean.sum()
+    for left in (0.3, 1.0, 5.0):  # as much as noise leaves, more or less
+        assert scaling.photons_per_count(mean, left * loss) == 1
+    assert scaling.photons_per_count(mean * scale, loss) == pytest.approx(1 / scale, rel=0.3)
+    assert 1 <= scaling.photons_per_count(mean * scale, 5 * loss) < 0.3 / scale
+    assert np.isfinite(scaling.photons_per_count(mean, 0.0))
 
 
 def known_object():

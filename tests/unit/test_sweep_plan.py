@@ -119,6 +119,8 @@ def test_settled_is_when_a_sweep_gains_nothing():
     assert settled([*falling, 0.1249])
     assert settled([*falling, 0.2])  # worse: the others' noise is being learnt
     assert not settled([1.0, 1.0, 1.0])  # too early to say
+    assert not settled([*falling, 0.2], corrected=True)
+    assert settled([*falling, 0.2, 0.2, 0.2, 0.2], corrected=True)
 
 
 def test_positions_are_corrected_once_there_is_an_object_and_never_at_the_end():

@@ -153,6 +153,12 @@ class TestRepeated:
         assert (found.true_object, found.object_guess) == (None, None)
         np.testing.assert_array_equal(found.positions_px, scan.positions_px)
 
+    def test_counts_beyond_32_bits_are_drawn(self, small_scan):
+        scan = replace(small_scan, counts=small_scan.counts.astype(np.float64) * 1e9)
+        expected = np.full((32, 32), 1e10, np.float32)
+        found = repeated(scan, lambda row: expected, np.random.default_rng(0))
+        np.testing.assert_allclose(found.counts.astype(np.float64), 1e10, rtol=1e-3)
+
     def test_a_large_one_lies_on_the_disk(self, small_scan, monkeypatch):
         monkeypatch.setattr(mapped, 'LARGE_BYTES', 1000)
         ones = np.ones((32, 32), np.float32)

@@ -265,7 +265,8 @@ class DeviceStep:
         self.light.scatter_nd_add(index[:, None], tf.reshape(power, [-1]))
         total = tf.reshape(tf.gather(self.light, index), tf.shape(power))
         self.light.scatter_nd_update(index[:, None], tf.zeros_like(index, tf.float32))
-        denominator = (1 - self.a) * total + self.a * tf.reduce_max(power)
+        most = tf.maximum(tf.reduce_max(power), 1e-30)  # where none of them has light
+        denominator = (1 - self.a) * total + self.a * most
         return probes, tf.math.conj(probes) * tf.cast(1 / denominator, tf.complex64)[:, None]
 
     def _step_probe(

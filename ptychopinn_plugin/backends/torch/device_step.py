@@ -228,7 +228,8 @@ class DeviceStep:
         self.light.index_add_(0, index, power.reshape(-1))
         total = self.light.index_select(0, index).reshape(power.shape)
         self.light.index_fill_(0, index, 0.0)
-        back = probes.conj() / ((1 - self.a) * total + self.a * power.max())[:, None]
+        most = power.max().clamp(min=1e-30)  # where none of them has light
+        back = probes.conj() / ((1 - self.a) * total + self.a * most)[:, None]
         return probes, back
 
     def _step_probe(
