@@ -31,11 +31,29 @@ PHOTONS, PATTERNS = (1e6, 5e4), 500
 RUNTIME = RuntimeConfig(device='cpu')
 
 
-def background(share: float) -> Spoil:
-    """Return what adds such a share of the counts, evenly."""
+def even(side: int) -> np.ndarray:
+    """Return as much in every pixel, (N, N), one in all."""
+    return np.full((side, side), 1 / side**2)
+
+
+def falling(side: int) -> np.ndarray:
+    """Return what lies around the middle, as air scatters."""
+    x = np.arange(side) - side // 2
+    made = 1 / (1 + (np.hypot(x[:, None], x) / (side / 6)) ** 2)
+    return made / made.sum()
+
+
+def sloped(side: int) -> np.ndarray:
+    """Return three times as much on one side as on the other."""
+    return np.full((side, 1), 1 / side**2) * np.linspace(0.5, 1.5, side)
+
+
+def background(share: float, shape: Callable[[int], np.ndarray] = even) -> Spoil:
+    """Return what adds such a share of the counts, evenly or in the shape of N."""
 
     def spoil(scan: Scan, rng: Generator) -> Scan:
-        more = rng.poisson(share * scan.totals.mean() / scan.side_px**2, scan.counts.shape)
+        mean = share * scan.totals.mean() * shape(scan.side_px)
+        more = rng.poisson(mean, scan.counts.shape)
         return replace(scan, counts=(scan.counts + more).astype(np.uint32))
 
     return spoil
@@ -70,6 +88,8 @@ def beside(y: int, x: int) -> Spoil:
 CASES: dict[str, Spoil] = {
     'as it should be': lambda scan, _: scan,
     **{f'background of {s:.0%}': background(s) for s in (0.01, 0.04, 0.1)},
+    'background of 4%, falling': background(0.04, falling),
+    'background of 4%, sloped': background(0.04, sloped),
     **{f'beam fluctuates by {s:.0%}': fluctuating(s) for s in (0.01, 0.03, 0.08, 0.2)},
     'one of 40 without beam': failing(40, 0.0),
     'one of 5 with 1 % of it': failing(5, 0.01),

@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 
 POWERS = (2.0, 1.0, 1.0, 0.5)  # of what is seen over what is predicted, step after step
 SWEEPS = 2  # before each step
-PIXELS, LEAST_PATTERNS = 2**22, 64  # that the sweeps see
-SAMPLE = 128  # patterns that are predicted
+SEEN, FEWEST_SEEN = 2**22, 64  # pixels, and patterns at least, that the sweeps see
+PREDICTED, FEWEST_PREDICTED = 2**19, 32  # of them that are predicted
 DARKER = 0.5  # of the pixels
 MOST = 4.0  # times more or less at once
 
@@ -48,7 +48,8 @@ def learned(
         held_out_stop=False,
     )  # fmt: skip
     part = _together(with_beam(scan))
-    rows = np.linspace(0, len(part) - 1, min(len(part), SAMPLE)).astype(int)
+    sample = max(FEWEST_PREDICTED, PREDICTED // scan.side_px**2)
+    rows = np.linspace(0, len(part) - 1, min(len(part), sample)).astype(int)
     good, mean = ~scan.bad_pixels, part.patterns(rows).mean(0, dtype=np.float64)
     darker = good & (mean <= np.quantile(mean[good], DARKER))
     found, last = scan.background, start
@@ -66,7 +67,7 @@ def learned(
 
 def _together(scan: Scan) -> Scan:
     """Return as much of the scan, around its middle, as suffices."""
-    most = max(LEAST_PATTERNS, PIXELS // scan.side_px**2)
+    most = max(FEWEST_SEEN, SEEN // scan.side_px**2)
     if len(scan) <= most:
         return scan
     middle = np.median(scan.positions_px, axis=0)

@@ -154,7 +154,7 @@ def test_an_uneven_one_costs_less_when_it_is_learned(specimen, photons):
 
 
 def test_a_part_around_the_middle_teaches(monkeypatch):
-    monkeypatch.setattr(learned_background, 'PIXELS', 100 * 64**2)
+    monkeypatch.setattr(learned_background, 'SEEN', 100 * 64**2)
     scan, seen = with_background(spoiled(made(), 10.0)), []
 
     def watched(part, *given):
