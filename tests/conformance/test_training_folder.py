@@ -106,6 +106,20 @@ class TestResume:
         train(backend, small_scan, tmp_path, epochs=3)
         assert logged(tmp_path) == [1, 2, 3]
 
+    def test_it_goes_on_after_the_last_epoch_even_if_another_was_best(
+        self, backend, small_scan, tmp_path
+    ):
+        ruinous, told = {'learning_rate': 0.3, 'schedule': 'constant'}, []
+        whole = train(backend, small_scan, tmp_path, epochs=3, **ruinous)
+        again = train(
+            backend, small_scan, tmp_path, epochs=4, resume=True, **ruinous,
+            on_epoch=lambda epoch: told.append(epoch.number),
+        )  # fmt: skip
+        assert whole.summary['best_epoch'] == again.summary['best_epoch'] == 1
+        assert told == [4]
+        assert loss_curve(again)[:3] == loss_curve(whole)
+        assert logged(tmp_path) == [1, 2, 3, 4]
+
     def test_fewer_epochs_are_the_end(self, backend, small_scan, tmp_path):
         whole = train(backend, small_scan, tmp_path, epochs=3)
         again = train(backend, small_scan, tmp_path, epochs=2, resume=True)

@@ -144,8 +144,9 @@ class Reporter(pl.Callback):
 
 
 class Kept(ModelCheckpoint):
-    """Checkpoints of the best and the last epoch. An epoch is told once they are written: who then
-    stops the training has it.
+    """The checkpoint of the last epoch, after that of the best one, whose `save_last` leaves out
+    epochs that are no better. An epoch is told once they are written: who then stops the training
+    has it.
     """
 
     def __init__(self, reporter: Reporter, csv_folder: Path | None, *args: Any, **more: Any):
@@ -244,18 +245,12 @@ def _trainer(
     monitor: str,
     epochs: int,
 ) -> pl.Trainer:
+    csv_folder = folder if training.logger == 'csv' else None
+    when: dict[str, Any] = {'enable_version_counter': False, 'save_on_train_epoch_end': True}
     callbacks: list[pl.Callback] = [
         reporter,
-        Kept(
-            reporter,
-            folder if training.logger == 'csv' else None,
-            folder,
-            'best',
-            monitor=monitor,
-            save_last=True,
-            enable_version_counter=False,
-            save_on_train_epoch_end=True,
-        ),
+        ModelCheckpoint(folder, Path(BEST).stem, monitor=monitor, **when),
+        Kept(reporter, csv_folder, folder, Path(LAST).stem, **when),
     ]
     if training.patience:
         callbacks.append(
