@@ -15,10 +15,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from .backends.base import Backend
 from .background import told
 from .beam_intensity import with_beam
-from .canvas_training import Refine
-from .config import ReconstructionConfig
+from .config import ReconstructionConfig, RuntimeConfig
 from .far_field import BATCH, Judge
 from .grouping import Rows
 from .result import Sweep
@@ -38,10 +38,14 @@ MOST = 4.0  # times more or less at once
 
 
 def learned(
-    scan: Scan, start: Sweep, config: ReconstructionConfig, refine: Refine
+    scan: Scan,
+    start: Sweep,
+    config: ReconstructionConfig,
+    runtime: RuntimeConfig,
+    backend: Backend,
 ) -> tuple[Scan, Sweep]:
     """Return the scan with as much `background` as its patterns show, and the start with a probe as
-    bright as the rest; `refine` makes the sweeps.
+    bright as the rest.
     """
     config = replace(
         config, sweeps=SWEEPS, network_correction=False, correct_positions=False,
@@ -56,7 +60,8 @@ def learned(
     for power in POWERS:
         part = told(part, found)
         with unheard():
-            last = deque(refine(part, last.image, last.probe, config), maxlen=1)[0]
+            steps = backend.refine(part, last.image, last.probe, config, runtime)
+            last = deque(steps, maxlen=1)[0]
         found *= float(np.clip(_excess(part, last, rows, darker), 1 / MOST, MOST)) ** power
     share = found * float(good.sum()) / float(scan.totals.mean())
     logger.info('The patterns show a background of %.3g counts, %.1f %% of all', found, 100 * share)

@@ -269,10 +269,10 @@ def iterate(
     yield start
     if reconstruction.correct_positions:
         scan = with_room(scan)
-    network, refine = _network(model, reconstruction), partial(backend.refine, runtime=runtime)
+    network = _network(model, reconstruction)
     if scan.background != known and reconstruction.sweeps:
-        scan, start = learned(scan, start, reconstruction, refine)
-    yield from refine(scan, start.image, start.probe, reconstruction, network=network)
+        scan, start = learned(scan, start, reconstruction, runtime, backend)
+    yield from backend.refine(scan, start.image, start.probe, reconstruction, runtime, network)
 
 
 def begin(

@@ -49,8 +49,8 @@ def counting(refine):
     """Return `refine` and the list of how many of its sweeps were in memory after each of them."""
     sweeps, counts = weakref.WeakSet(), []
 
-    def counted(*args, **more):
-        for sweep in refine(*args, **more):
+    def counted(*args):
+        for sweep in refine(*args):
             sweeps.add(sweep)
             counts.append(len(sweeps))
             yield sweep

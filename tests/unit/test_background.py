@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from ptychopinn_plugin import learned_background, starts
 from ptychopinn_plugin.background import background_of, with_background
-from ptychopinn_plugin.config import ReconstructionConfig
+from ptychopinn_plugin.config import ReconstructionConfig, RuntimeConfig
 from ptychopinn_plugin.far_field import predict
 from ptychopinn_plugin.host_step import HostStep
 from ptychopinn_plugin.learned_background import POWERS, learned
@@ -110,8 +111,13 @@ def test_predicted_patterns_have_it():
     assert pattern(3).sum() == pytest.approx(told.totals[3], rel=0.05)
 
 
-def sweeps(scan, start, probe, config):
+def sweeps(scan, start, probe, config, *_):
     return refine(scan, start, probe, config, lambda s: HostStep(s, PLAIN))
+
+
+def taught(scan, start, refine=sweeps, **settings):
+    config = ReconstructionConfig(sweeps=10, **settings)
+    return learned(scan, start, config, RuntimeConfig(), SimpleNamespace(refine=refine))
 
 
 def begun(scan):
@@ -137,8 +143,7 @@ def phase_error(scan, start):
 @pytest.mark.parametrize('first', [0.4, 1.6])
 def test_how_much_there_is_is_learned(first, settings):
     scan = learned_background.told(spoiled(made(), 10.0), first * 10.0)
-    config = ReconstructionConfig(sweeps=10, **settings)
-    found, start = learned(scan, begun(scan), config, sweeps)
+    found, start = taught(scan, begun(scan), **settings)
     assert found.background == pytest.approx(10.0, rel=0.12)
     assert found.counts is scan.counts
     np.testing.assert_allclose(start.probe, normalised_probe(found), rtol=1e-3, atol=1e-3)
@@ -149,7 +154,7 @@ def test_an_uneven_one_costs_less_when_it_is_learned(specimen, photons):
     scan = with_background(uneven(made(specimen, 'airy', photons_per_frame=photons), 0.04))
     assert scan.background
     start = begun(scan)
-    found = learned(scan, start, ReconstructionConfig(), sweeps)
+    found = taught(scan, start)
     assert phase_error(*found) < 0.8 * phase_error(scan, start)
 
 
@@ -161,7 +166,7 @@ def test_a_part_around_the_middle_teaches(monkeypatch):
         seen.append(part)
         yield from sweeps(part, *given)
 
-    found, _ = learned(scan, begun(scan), ReconstructionConfig(), watched)
+    found, _ = taught(scan, begun(scan), watched)
     assert [len(part) for part in seen] == [100] * len(POWERS)
     middle = np.median(scan.positions_px, axis=0)
     distance = [np.linalg.norm(s.positions_px - middle, axis=1) for s in (seen[0], scan)]

@@ -206,7 +206,7 @@ def test_a_background_that_is_seen_is_learned_once(
 ):
     asked = []
 
-    def learned(scan, start, config, refine):
+    def learned(scan, start, config, runtime, backend):
         asked.append((scan.background, config.sweeps))
         return background.told(scan, 7.0), start
 
