@@ -35,6 +35,7 @@ SEEN, FEWEST_SEEN = 2**22, 64  # pixels, and patterns at least, that the sweeps 
 PREDICTED, FEWEST_PREDICTED = 2**19, 32  # of them that are predicted
 DARKER = 0.5  # of the pixels
 MOST = 4.0  # times more or less at once
+LARGEST = 0.5  # of all counts, unless more is certain
 
 
 def learned(
@@ -57,14 +58,17 @@ def learned(
     good, mean = ~scan.bad_pixels, part.patterns(rows).mean(0, dtype=np.float64)
     darker = good & (mean <= np.quantile(mean[good], DARKER))
     found, last = scan.background, start
+    all_counts = float(scan.totals.mean()) / float(good.sum())
+    largest = max(found, LARGEST * all_counts)
     for power in POWERS:
         part = told(part, found)
         with unheard():
             steps = backend.refine(part, last.image, last.probe, config, runtime)
             last = deque(steps, maxlen=1)[0]
         found *= float(np.clip(_excess(part, last, rows, darker), 1 / MOST, MOST)) ** power
-    share = found * float(good.sum()) / float(scan.totals.mean())
-    logger.info('The patterns show a background of %.3g counts, %.1f %% of all', found, 100 * share)
+        found = min(found, largest)
+    share = 100 * found / all_counts
+    logger.info('The patterns show a background of %.3g counts, %.1f %% of all', found, share)
     known, scan = scan, told(scan, found)
     scale = np.float32(np.sqrt(beam_counts(scan.signal) / beam_counts(known.signal)))
     return scan, replace(start, probe=start.probe * scale)

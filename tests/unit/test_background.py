@@ -173,3 +173,14 @@ def test_a_part_around_the_middle_teaches(monkeypatch):
     assert distance[0].max() <= np.sort(distance[1])[99]
     assert found.background == pytest.approx(10.0, rel=0.12)
     assert len(found) == len(scan)
+
+
+@pytest.mark.parametrize(('first', 'last'), [(0.1, 0.5), (0.6, 0.6)])
+def test_no_more_than_half_of_all_is_learned(monkeypatch, first, last):
+    """Sweeps that explain nothing would take everything for background."""
+    monkeypatch.setattr(learned_background, '_excess', lambda *_: 100.0)
+    scan = made()
+    everything = scan.totals.mean() / scan.side_px**2
+    scan = learned_background.told(scan, first * everything)
+    found, _ = taught(scan, begun(scan))
+    assert found.background == pytest.approx(last * everything)
