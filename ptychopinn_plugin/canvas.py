@@ -140,7 +140,8 @@ class Canvas:
         view = self.view(object_, last, loss=loss, pace=pace, number=number)
         height, width = self.trust.shape
         missing = unfold(run(view.inputs()))[:, :height, :width] * self.trust
-        missing *= _heard(self.light, share).astype(np.float32)
+        if share < 1:
+            missing *= np.float32(share) * np.minimum(1, np.float32(FEW_PHOTONS) / self.light)
         made = object_.astype(np.complex64)
         made[self.part] += wave(missing) * view.unit
         return made
@@ -148,15 +149,6 @@ class Canvas:
     def _mean(self, seen: Float) -> Float:
         mean: Float = smoothed(seen * self.relative, MEAN_PX) * self._per_light
         return mean
-
-
-def heard(light: Light, share: float) -> float:
-    """Return what share of a network's answer counts in the middle of what gets light."""
-    return float(np.median(_heard(light.photons[light.relative > BRIGHT], share)))
-
-
-def _heard(photons: Float, share: float) -> Float:
-    return share * np.minimum(1, FEW_PHOTONS / photons) if share < 1 else np.ones_like(photons)
 
 
 def _lit(trusted: NDArray[np.bool_]) -> tuple[slice, slice]:

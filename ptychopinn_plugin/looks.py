@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from .canvas import Canvas, heard
+from .canvas import Canvas
 from .light import Light
 from .scaling import mean_counts, photons_per_count
 from .scan import Complex, Double, Float, Scan
-from .sweep_plan import HURRIED_SWEEPS, LITTLE_HEARD, SweepPlan
+from .sweep_plan import SweepPlan
 
 logger = logging.getLogger(__name__)
 
@@ -19,10 +19,8 @@ Run = Callable[[Float], Float]  # a network, see `Canvas.corrected`
 class Looks:
     """When a network looks at the object; it is made for the first of its looks."""
 
-    def __init__(
-        self, make_run: Callable[[], Run] | None, scan: Scan, light: Light, sweeps: int
-    ) -> None:
-        self.make_run, self.hurried = make_run, sweeps < HURRIED_SWEEPS
+    def __init__(self, make_run: Callable[[], Run] | None, scan: Scan, light: Light) -> None:
+        self.make_run = make_run
         self.run: Run | None = None
         self.mean: Double | None = None
         self.photons = 1.0  # per count
@@ -35,9 +33,7 @@ class Looks:
 
     def due(self, plan: SweepPlan) -> bool:
         """Return whether there is a network that looks after this sweep."""
-        if self.make_run is None or not plan.network:
-            return False
-        return not self.hurried or heard(self.light, plan.network) >= LITTLE_HEARD
+        return self.make_run is not None and plan.network > 0
 
     def corrected(
         self, object_: Complex, last: Complex, plan: SweepPlan, *, loss: float, number: int

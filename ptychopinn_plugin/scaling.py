@@ -61,9 +61,9 @@ def photons_per_count(mean: Double, loss: float) -> float:
     """
     photons = 10 ** np.linspace(0, LARGEST_SCALE, 10 * LARGEST_SCALE + 1)
     total = max(float(mean.sum()), 1e-30)
-    left = np.array([np.minimum(ROOT_NOISE / k, mean).sum() / total for k in photons])
-    if loss > SCALED * left[0]:
+    if loss > SCALED * np.minimum(ROOT_NOISE, mean).sum() / total:
         return 1.0
+    left = np.array([np.minimum(ROOT_NOISE / k, mean).sum() / total for k in photons])
     return float(photons[min(int((left > loss).sum()), len(photons) - 1)])
 
 

@@ -66,9 +66,9 @@ TOLD_SWEEPS = 4  # of these; later a wrong probe and counts that fluctuate tell 
 FIRST_MOVE = 2  # after this sweep there is an object that tells where patterns belong
 FIRST_SCALED = 4  # and after this one by how much the beam was brighter in each
 NETWORK_LAST = 0.8
-# With fewer sweeps than these, one more gains more in the time of a look than an answer of which,
-# where there is light, less than such a share would count.
-HURRIED_SWEEPS, LITTLE_HEARD = 4, 0.25
+# With fewer sweeps than these over bright patterns (`BRIGHT_PHOTONS`), one more gains more in the
+# time of a look.
+HURRIED_SWEEPS = 10
 # Amplitudes and denominators are kept between sweeps while they fit. To fill new memory takes as
 # long as to make amplitudes a few times: so many sweeps pay for it.
 CACHE_BYTES, KEEPING_SWEEPS = 1 << 30, 4
@@ -201,6 +201,13 @@ def momentum_for(probe: Complex, light: Light) -> float:
     seen = np.interp(light.middle_views, MOMENTUM_VIEWS, (0, 1))
     least, most = MOMENTUM
     return least + (most - least) * edgeless(probe) * float(bright * seen)
+
+
+def hurried(sweeps: int, probe: Complex) -> bool:
+    """Return whether so few sweeps with a probe (P, N, N) whose power is in photons are better off
+    without a network.
+    """
+    return sweeps < HURRIED_SWEEPS and _photons(probe) > BRIGHT_PHOTONS
 
 
 def _photons(probe: Complex) -> float:

@@ -50,6 +50,7 @@ from .sweep_plan import (
     edgeless,
     following,
     held_out,
+    hurried,
     little_left,
     momentum_for,
     plan_sweep,
@@ -338,7 +339,10 @@ def _sweeps(
     held: Rows | None,
 ) -> Iterator[Sweep]:
     scan, probe = sweeper.scan, sweeper.probe.copy()
-    positions, looks = sweeper.positions, Looks(make_run, scan, light, config.sweeps)
+    if make_run is not None and hurried(config.sweeps, probe):
+        logger.info('Few sweeps over bright patterns: no network looks, sweeps gain more for less')
+        make_run = None
+    positions, looks = sweeper.positions, Looks(make_run, scan, light)
     watched = None if held is None else scan.take(held)
     errors: list[float] = []
     losses: list[float] = []

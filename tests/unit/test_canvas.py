@@ -7,15 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ptychopinn_plugin.canvas import (
-    DARK,
-    FEW_PHOTONS,
-    LARGEST,
-    Canvas,
-    fold,
-    heard,
-    unfold,
-)
+from ptychopinn_plugin.canvas import DARK, FEW_PHOTONS, LARGEST, Canvas, fold, unfold
 from ptychopinn_plugin.canvas_plan import INPUTS, MULTIPLE_PX, OUTPUTS, WIDTHS, canvas_plan
 from ptychopinn_plugin.light import BRIGHT, Light, light_of
 from ptychopinn_plugin.scaling import normalised_probe
@@ -106,14 +98,22 @@ def test_no_answer_changes_nothing_and_no_answer_counts_in_the_dark(canvas, smal
     assert same.all()
 
 
-def test_an_answer_is_heard_less_where_photons_are_many():
-    """A share below one, and where light falls: the dark around counts no pixel."""
-    photons = np.zeros((20, 20), np.float32)
-    photons[5:15, 5:15] = 2 * FEW_PHOTONS
-    light = Light(photons, np.full_like(photons, 9))
-    assert heard(light, 0.8) == pytest.approx(0.4)
-    assert heard(light, 1.0) == 1
-    assert heard(Light(photons / 100, light.views), 0.8) == pytest.approx(0.8)
+@pytest.mark.parametrize(
+    ('photons', 'share', 'counts'), [(2, 0.8, 0.4), (2, 1, 1), (0.1, 0.8, 0.8)]
+)
+def test_a_share_of_an_answer_counts_less_where_photons_are_many(
+    small_scan, photons, share, counts
+):
+    lit = np.full(small_scan.frame.shape, photons * FEW_PHOTONS, np.float32)
+    canvas = Canvas(small_scan, Light(lit, np.full_like(lit, 9)))
+    object_ = noisy(small_scan)
+
+    def change(share):
+        run = lambda v: np.ones((OUTPUTS, *v.shape[1:]))  # noqa: E731
+        return canvas.corrected(run, object_, object_, share=share, **STATE) - object_
+
+    expected = counts * np.median(np.abs(change(1.0)))
+    assert np.median(np.abs(change(share))) == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_part_that_is_seen_holds_all_that_gets_light(small_scan):

@@ -19,6 +19,7 @@ from ptychopinn_plugin.sweep_plan import (
     due,
     following,
     held_out,
+    hurried,
     little_left,
     momentum_for,
     plan_sweep,
@@ -65,6 +66,14 @@ def test_a_network_looks_on_the_way_where_patterns_hardly_overlap():
     assert looks == {
         1: [1], 2: [1, 2], 4: [1, 4], 9: [1, 4, 9], 10: [1, 4, 10], 20: [1, 4, 9, 20],
     }  # fmt: skip
+
+
+def test_few_sweeps_over_bright_patterns_are_hurried():
+    beam = np.zeros((1, 16, 16), np.complex64)
+    beam[:, 4:12, 4:12] = 1
+    bright, dim = beam * np.float32(1001**0.5), beam * np.float32(999**0.5)
+    assert [hurried(k, bright) for k in (1, 9, 10, 20)] == [True, True, False, False]
+    assert not hurried(1, dim)
 
 
 def test_the_first_and_last_sweeps_are_not_pushed():

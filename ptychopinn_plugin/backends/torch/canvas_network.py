@@ -16,6 +16,13 @@ from .network import key
 from .weights import import_weights
 
 
+class Convolution(nn.Conv2d):
+    """A convolution whose weights are to be filled in: drawing some takes longer than a sweep."""
+
+    def reset_parameters(self) -> None:
+        """Leave the weights as they are."""
+
+
 class CanvasNetwork(nn.Module):
     """(B, INPUTS, h, w) -> (B, OUTPUTS, h, w), h and w multiples of 4. Weights are to be filled
     in.
@@ -26,7 +33,7 @@ class CanvasNetwork(nn.Module):
         self.plan: CanvasPlan = canvas_plan()
         self.convolutions = nn.ModuleDict(
             {
-                key(c.name): nn.Conv2d(c.inputs, c.outputs, c.size, padding=c.size // 2)
+                key(c.name): Convolution(c.inputs, c.outputs, c.size, padding=c.size // 2)
                 for c in self.plan.convolutions()
             }
         )
