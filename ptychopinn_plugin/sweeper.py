@@ -340,7 +340,7 @@ def _sweeps(
 ) -> Iterator[Sweep]:
     scan, probe = sweeper.scan, sweeper.probe.copy()
     if make_run is not None and hurried(config.sweeps, probe):
-        logger.info('Few sweeps over bright patterns: no network looks, sweeps gain more for less')
+        logger.info('Few sweeps over bright patterns go without the network: more sweeps gain more')
         make_run = None
     positions, looks = sweeper.positions, Looks(make_run, scan, light)
     watched = None if held is None else scan.take(held)
