@@ -212,7 +212,8 @@ class ReconstructionConfig:
         True, 'Network correction',
         'A network adds what it expects of an object on the way, where scans are sparse, and takes '
         'off noise after the last sweep. The one that comes with the plug-in, unless a model of '
-        'the architecture unrolled is given.',
+        'the architecture unrolled is given. Fewer than ten sweeps over bright patterns go '
+        'without.',
     )  # fmt: skip
     sweep_batch_size: int = setting(
         0, 'Sweep batch size', 'Patterns per physics step; 0 chooses by overlap.',
